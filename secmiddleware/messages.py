@@ -1,0 +1,245 @@
+"""The frozen data that all layers speak: heads, a presented certificate, an identity, a refusal, events.
+
+A request becomes data, data a decision, the decision events; a shell performs them. Nothing here does I/O, reads a
+clock or names a framework.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, Literal
+
+Headers = tuple[tuple[bytes, bytes], ...]
+"""Lower-case names; order and duplicates as they came."""
+
+PRESENTED_KEY: Final = "secmiddleware.presented"
+"""The scope or environ key under which every server hook (and every test) hands over a `Presented` or None."""
+
+IDENTITY_KEY: Final = "secmiddleware.identity"
+"""The scope or environ key under which the app finds the `Identity`, or None; always overwritten."""
+
+
+def header_values(headers: Headers, name: bytes) -> list[bytes]:
+    """Every value of a header, in order; `name` is lower-case."""
+    return [value for key, value in headers if key == name]
+
+
+def without_headers(headers: Headers, *names: bytes) -> Headers:
+    """The headers less those named (lower-case)."""
+    return tuple(pair for pair in headers if pair[0] not in names)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other end of the connection as the transport knows it, never as a forwarded header tells it."""
+
+    host: str | None = None
+    port: int | None = None
+    unix: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """A certificate as it was handed over, not judged yet: DER, the leaf apart from the rest of the chain."""
+
+    leaf: bytes = field(repr=False)
+    chain: tuple[bytes, ...] = field(default=(), repr=False)
+    source: str = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """What is known of a request before its body."""
+
+    protocol: Literal["http", "websocket"]
+    method: str
+    scheme: str
+    path: str
+    """Percent-decoded, `root_path` included, as the app will see it."""
+    raw_path: bytes | None = None
+    """The target's path as it came over the wire, without the query; None where the server does not tell."""
+    root_path: str = ""
+    query: bytes = b""
+    http_version: str = "1.1"
+    headers: Headers = field(default=(), repr=False)
+    peer: Peer = Peer()
+    presented: Presented | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """Status and headers of a response."""
+
+    status: int
+    headers: Headers = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who is calling: what an accepted chain says of its leaf."""
+
+    subject: str
+    """RFC 4514; to read, never to decide on."""
+    issuer: str
+    serial: int
+    dns: tuple[str, ...]
+    uris: tuple[str, ...]
+    emails: tuple[str, ...]
+    ips: tuple[str, ...]
+    spiffe_id: str | None
+    sha256: str
+    """SHA-256 of the leaf's DER, lower-case hex."""
+    spki_sha256: str
+    """SHA-256 of the leaf's SubjectPublicKeyInfo, lower-case hex."""
+    not_before: datetime
+    not_after: datetime
+    anchor: str
+    """SHA-256 of the DER of the trust anchor that the chain ended in, lower-case hex."""
+    source: str
+    der: bytes = field(repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """The strongest name there is, with its kind: SPIFFE id, URI, DNS, e-mail, IP, else the key's digest.
+
+        Unescaped: it is for comparing and for binding tokens. To show it, use `str(identity)`.
+        """
+        if self.spiffe_id is not None:
+            return self.spiffe_id
+        for kind, names in (("uri", self.uris), ("dns", self.dns), ("email", self.emails), ("ip", self.ips)):
+            if names:
+                return f"{kind}:{names[0]}"
+        return f"spki-sha256:{self.spki_sha256}"
+
+    @property
+    def tenant(self) -> str:
+        """The SPIFFE trust domain, or the trust anchor where there is no SPIFFE id."""
+        if self.spiffe_id is not None:
+            return "spiffe://" + self.spiffe_id.removeprefix("spiffe://").partition("/")[0]
+        return f"anchor:{self.anchor}"
+
+    def __str__(self) -> str:
+        """`name`, safe to print: whatever is not visible ASCII, and a backslash, as in a Python literal."""
+        return "".join(
+            char
+            if "!" <= char <= "~" and char != "\\"
+            else f"\\x{ord(char):02x}"
+            if ord(char) < 0x80
+            else char.encode("unicode_escape").decode("ascii")
+            for char in self.name
+        )
+
+
+# The closed set of DESIGN: the same word in the problem, in `error.type` and in the audit log.
+STATUS_OF: Final[dict[str, int]] = {
+    "certificate_malformed": 400,
+    "header_ambiguous": 400,
+    "path_ambiguous": 400,
+    "payload_malformed": 400,
+    "field_undecryptable": 400,
+    "field_missing": 400,
+    "certificate_missing": 401,
+    "certificate_expired": 403,
+    "certificate_not_yet_valid": 403,
+    "certificate_weak": 403,
+    "certificate_purpose": 403,
+    "certificate_untrusted": 403,
+    "certificate_revoked": 403,
+    "identity_not_allowed": 403,
+    "proxy_untrusted": 403,
+    "length_required": 411,
+    "payload_too_large": 413,
+    "payload_encoding": 415,
+    "seal_failed": 500,
+    "internal_error": 500,
+    "revocation_unavailable": 503,
+    "key_unknown": 503,
+}
+
+_TITLE: Final[dict[str, str]] = {
+    "certificate_malformed": "The client certificate cannot be read",
+    "header_ambiguous": "A header can be read in two ways",
+    "path_ambiguous": "The path can be read in two ways",
+    "payload_malformed": "The body cannot be read",
+    "field_undecryptable": "A field does not open",
+    "field_missing": "A field is missing",
+    "certificate_missing": "A client certificate is required",
+    "certificate_expired": "The client certificate has expired",
+    "certificate_not_yet_valid": "The client certificate is not valid yet",
+    "certificate_weak": "The client certificate is too weak",
+    "certificate_purpose": "The certificate is not one for clients",
+    "certificate_untrusted": "The client certificate is not trusted",
+    "certificate_revoked": "The client certificate has been revoked",
+    "identity_not_allowed": "This client may not do this",
+    "proxy_untrusted": "The request did not come by a trusted way",
+    "length_required": "The body's length is required",
+    "payload_too_large": "The body is too large",
+    "payload_encoding": "The body's type or encoding is not one that is read here",
+    "seal_failed": "The response could not be protected",
+    "internal_error": "Something went wrong here",
+    "revocation_unavailable": "Whether the certificate is revoked cannot be told now",
+    "key_unknown": "A key is not known here yet",
+}
+
+_RETRY_AFTER_SECONDS: Final = b"5"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A caller's request that will not be served, with the stable code that says why."""
+
+    code: str
+    where: str | None = None
+    """The mark, or the key of the configuration, that refused. For the log: the caller is told a mark only."""
+
+    def __post_init__(self) -> None:
+        if self.code not in STATUS_OF:
+            raise ValueError(f"unknown refusal code {self.code!r}")
+
+    @property
+    def status(self) -> int:
+        """The HTTP status that goes with the code."""
+        return STATUS_OF[self.code]
+
+    def problem(self, trace_id: str) -> tuple[ResponseHead, bytes]:
+        """The answer as `application/problem+json` (RFC 9457): head and whole body."""
+        members = {
+            "type": f"urn:secmiddleware:problem:{self.code}",
+            "title": _TITLE[self.code],
+            "status": self.status,
+            "code": self.code,
+            "trace_id": trace_id,
+        }
+        if self.where is not None and self.where.startswith("$"):
+            members["where"] = self.where
+        body = json.dumps(members, ensure_ascii=True).encode("ascii") + b"\n"
+        headers: Headers = (
+            (b"content-type", b"application/problem+json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"cache-control", b"no-store"),
+        )
+        if self.status == 503:
+            headers += ((b"retry-after", _RETRY_AFTER_SECONDS),)
+        return ResponseHead(self.status, headers), body
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """An event: the head that goes on, rewritten or not."""
+
+    head: RequestHead | ResponseHead
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """An event: a piece of the body that goes on; `more` is False on the last one."""
+
+    data: bytes = field(repr=False)
+    more: bool = False
+
+
+Event = Head | Body | Refusal
+Events = Iterator[Event]
