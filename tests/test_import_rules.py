@@ -1,0 +1,210 @@
+"""The house's walls: imports only look down, optional packages have one door, the front one is light."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import secmiddleware
+
+PACKAGE = Path(next(iter(secmiddleware.__path__)))
+
+# From the top down. A module may import what stands below its own row, and within its own room.
+LAYERS = (
+    {"cli", "__main__"},
+    {"asgi", "wsgi", "servers", "client", "testing"},
+    {"security"},
+    {"engine", "rotation", "telemetry", "settings"},
+    {"identity", "fields"},
+    {"certificates", "encryption"},
+    {"messages", "errors", "paths", "files", "state"},
+)
+FLOOR = len(LAYERS) - 1  # the base modules may use each other
+
+# Rooms side by side do not know each other, but for these, each in one direction.
+NEIGHBOURS = {
+    ("servers", "asgi"),  # what a server hook wraps is the shell
+    ("telemetry", "engine"),  # an observer is told the engine's verdict
+}
+
+# Each is imported in one module at most.
+ONE_DOOR = ("opentelemetry", "kombu", "redis")
+
+# Nobody pays for what is not configured.
+OPTIONAL = {
+    "django", "fastapi", "flask", "gunicorn", "h11", "httptools", "hypercorn", "joserfc", "kombu",
+    "opentelemetry", "redis", "starlette", "uvicorn", "uvloop", "watchfiles", "websockets", "wsproto",
+}  # fmt: skip
+
+
+def _modules(package: Path) -> Iterator[tuple[str, str]]:
+    """The name of every module of the package and its source."""
+    for path in sorted(package.rglob("*.py")):
+        parts = ("secmiddleware", *path.relative_to(package).with_suffix("").parts)
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path.read_text()
+
+
+def _is_package(module: str) -> bool:
+    return PACKAGE.parent.joinpath(*module.split("."), "__init__.py").is_file()
+
+
+def _imported(module: str, source: str, *, package: bool) -> Iterator[str]:
+    """Everything that a module imports, wherever in it: in functions and for type checking too."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import(names=names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module=target, names=names, level=level):
+                origin = target or ""
+                if level:
+                    here = module.split(".") if package else module.split(".")[:-1]
+                    origin = ".".join([*here[: len(here) - level + 1], *([target] if target else [])])
+                # `from secmiddleware import engine` names a room in its second half
+                yield from (
+                    (f"{origin}.{alias.name}" for alias in names) if origin == "secmiddleware" else (origin,)
+                )
+            case ast.Call(
+                func=ast.Attribute(attr="import_module") | ast.Name(id="import_module" | "__import__"),
+                args=[ast.Constant(value=str(name)), *_],
+            ):
+                yield name
+
+
+def _layer(room: str) -> int | None:
+    return next((number for number, rooms in enumerate(LAYERS) if room in rooms), None)
+
+
+def violations(module: str, source: str, *, package: bool = False) -> list[str]:
+    """What a module imports against the rules, one sentence each."""
+    found = []
+    room = module.split(".")[1] if "." in module else ""
+    layer = _layer(room)
+    if room and layer is None:
+        return [f"{module} is in no layer: give its room a place in LAYERS"]
+    for name in _imported(module, source, package=package):
+        first, *rest = name.split(".")
+        if first != "secmiddleware":
+            continue
+        target = rest[0] if rest else ""
+        below = _layer(target)
+        if layer is None:
+            continue  # the package's front door hands out names lazily: what that costs is tested below
+        if below is None:
+            found.append(f"{module} imports {name}, which is no room: import from where it is defined")
+        elif target != room and not (
+            below > layer or layer == below == FLOOR or (room, target) in NEIGHBOURS
+        ):
+            found.append(f"{module} imports {name}: imports only look down")
+        elif room == "engine" and target in {"telemetry", "rotation"}:
+            found.append(f"{module} imports {name}: the engine knows neither telemetry nor rotation")
+    return found
+
+
+def doors(modules: list[tuple[str, str]], distribution: str) -> list[str]:
+    """The modules that import a top-level package."""
+    return [
+        module
+        for module, source in modules
+        if any(
+            name.split(".")[0] == distribution
+            for name in _imported(module, source, package=_is_package(module))
+        )
+    ]
+
+
+def test_imports_only_look_down() -> None:
+    modules = list(_modules(PACKAGE))
+    assert len(modules) > 2
+    assert [v for name, source in modules for v in violations(name, source, package=_is_package(name))] == []
+
+
+@pytest.mark.parametrize("distribution", ONE_DOOR)
+def test_a_heavy_package_has_one_door(distribution: str) -> None:
+    assert len(doors(list(_modules(PACKAGE)), distribution)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "source"),
+    [
+        ("secmiddleware.engine", False, "from secmiddleware.asgi import SecMiddleware"),
+        ("secmiddleware.engine", False, "import secmiddleware.telemetry.observer"),
+        ("secmiddleware.engine", False, "from secmiddleware import rotation"),
+        ("secmiddleware.engine", False, "from secmiddleware import SecurityManager"),
+        ("secmiddleware.engine", False, "from .settings import load"),
+        (
+            "secmiddleware.messages",
+            False,
+            "def late():\n    from secmiddleware.encryption.keyring import Keyring",
+        ),
+        ("secmiddleware.messages", False, "if TYPE_CHECKING:\n    from secmiddleware.fields import Flow"),
+        ("secmiddleware.fields.marks", False, "from ..identity import policy"),
+        ("secmiddleware.fields", True, "from ..security import SecurityManager"),
+        ("secmiddleware.asgi", False, "from secmiddleware.servers.uvicorn import Protocol"),
+        ("secmiddleware.paths", False, "importlib.import_module('secmiddleware.cli')"),
+        ("secmiddleware.helpers", False, ""),
+    ],
+)
+def test_the_rule_catches_an_import_that_looks_up(module: str, package: bool, source: str) -> None:
+    assert len(violations(module, source, package=package)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "source"),
+    [
+        ("secmiddleware.cli.main", False, "from secmiddleware.asgi import SecMiddleware\nimport uvicorn"),
+        (
+            "secmiddleware.fields.flows",
+            False,
+            "from .marks import Mark\nfrom ..encryption.keyring import Keyring",
+        ),
+        ("secmiddleware.fields", True, "from .marks import Mark\nfrom .. import errors"),
+        ("secmiddleware.paths", False, "from secmiddleware.messages import Refusal"),
+        ("secmiddleware.servers.uvicorn", False, "from secmiddleware.asgi import SecMiddleware"),
+        (
+            "secmiddleware",
+            True,
+            "def __getattr__(name):\n    from secmiddleware.security import SecurityManager",
+        ),
+    ],
+)
+def test_the_rule_lets_an_import_pass_that_looks_down(module: str, package: bool, source: str) -> None:
+    assert violations(module, source, package=package) == []
+
+
+def test_a_second_door_is_seen() -> None:
+    modules = [
+        ("secmiddleware.rotation.stores", "def connect():\n    import redis.asyncio"),
+        ("secmiddleware.rotation.line", "from redis import Redis"),
+        ("secmiddleware.rotation.callbacks", "import redistribution"),
+    ]
+    assert doors(modules, "redis") == ["secmiddleware.rotation.stores", "secmiddleware.rotation.line"]
+
+
+def _loaded_by(statement: str) -> set[str]:
+    """The packages, other than Python's own and ours, that a statement loads in a new interpreter."""
+    code = (
+        "import sys\n"
+        "before = set(sys.modules)\n"
+        f"{statement}\n"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before})\n"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split()) - sys.stdlib_module_names - {"secmiddleware"}
+
+
+def test_the_front_door_loads_nothing_but_python_itself() -> None:
+    assert _loaded_by("import secmiddleware; dir(secmiddleware)") == set()
+
+
+@pytest.mark.parametrize("room", ["asgi", "security", "cli"])
+def test_nothing_optional_is_loaded_before_it_is_used(room: str) -> None:
+    assert importlib.util.find_spec(f"secmiddleware.{room}") is not None
+    loaded = _loaded_by(f"import secmiddleware.{room}")
+    assert loaded  # of the core: else the measurement is broken
+    assert loaded & OPTIONAL == set()
