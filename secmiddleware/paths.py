@@ -1,8 +1,8 @@
 """The path that is judged, and the patterns that rules are written in.
 
-A rule is worth something only if the path it looks at is the path that the app routes by. So a target that two
-readers could read in two ways is refused before any rule sees it; what is left is compared segment by segment,
-decoded.
+A rule is worth something only if the path it looks at is the path that the app routes by. So a target that
+two readers could read in two ways is refused before any rule sees it; what is left is compared segment by
+segment, decoded.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from secmiddleware.messages import Refusal, RequestHead
 # "." and "..", also with a path parameter ("..;x"), since Java proxies strip those before they route.
 _DOT_SEGMENT: Final = r"\.\.?(?:;[^/]*)?(?:/|\Z)"
 
-# The common target: no percent, nothing that a reader could take for something else. One pass, nothing cut up.
+# The common target: no percent, nothing that a reader could take for something else. One pass, nothing cut
+# up.
 _PLAIN: Final = re.compile(
     rb"(?=/)(?:/(?!%s)[A-Za-z0-9._~!$&'()*+,;=:@-]+)*/?" % _DOT_SEGMENT.encode("ascii")
 )
 
-# Visible ASCII and whole percent-escapes; no "#", "?", backslash. Dots, slashes, backslashes, control bytes never
-# as escapes, and never "%25" before two hex digits: an app that decodes twice would route by another path.
+# Visible ASCII and whole percent-escapes; no "#", "?", backslash. Dots, slashes, backslashes, control bytes
+# never as escapes, and never "%25" before two hex digits: an app that decodes twice would route by another
+# path.
 _TARGET: Final = re.compile(
     rb"/(?:[!\"$&->@-\[\]-~]"
     rb"|%(?!2[EFef]|5[Cc]|[01][0-9A-Fa-f]|7[Ff]|25[0-9A-Fa-f]{2})[0-9A-Fa-f]{2})*"
@@ -42,12 +44,12 @@ _AMBIGUOUS: Final = Refusal("path_ambiguous")
 def judge_path(head: RequestHead, mount: str) -> str | Refusal:
     """The path that the app routes by, `mount` taken off, always with a leading slash; or `path_ambiguous`.
 
-    `mount` is `""` or a prefix such as `/v1` without a trailing slash; the head's `root_path` must be the same,
-    since clients can send one (SCRIPT_NAME), and the path must lie under it. Refused are dot segments, doubled
-    slashes, backslashes, encoded dots, slashes, backslashes and control bytes, double encoding, broken
-    percent-encoding, UTF-8 that is overlong or broken, `#`, and targets in any other than the origin form
-    (RFC 9112 §3.2.1). Where the server tells the raw target, it must decode to the path that the app is given, with
-    or without `root_path` in front.
+    `mount` is `""` or a prefix such as `/v1` without a trailing slash; the head's `root_path` must be the
+    same, since clients can send one (SCRIPT_NAME), and the path must lie under it. Refused are dot segments,
+    doubled slashes, backslashes, encoded dots, slashes, backslashes and control bytes, double encoding,
+    broken percent-encoding, UTF-8 that is overlong or broken, `#`, and targets in any other than the origin
+    form (RFC 9112 §3.2.1). Where the server tells the raw target, it must decode to the path that the app is
+    given, with or without `root_path` in front.
     """
     if head.root_path != mount:
         return _AMBIGUOUS
@@ -87,8 +89,8 @@ def _decoded(raw: bytes) -> str | None:
 class PathPattern:
     """A pattern over routed paths: literal segments, `*` for one non-empty segment, a last `/**` for a tree.
 
-    `/admin/**` matches the folder `/admin` itself and everything below. Case counts. One trailing slash of a path
-    is insignificant, since apps differ on it. Raises ValueError with a sentence for the operator.
+    `/admin/**` matches the folder `/admin` itself and everything below. Case counts. One trailing slash of a
+    path is insignificant, since apps differ on it. Raises ValueError with a sentence for the operator.
     """
 
     text: str
