@@ -34,15 +34,17 @@ else
     fi
 fi
 
-base_stamp() { # what a .venv that has the packages of set $1 was made of
+interpreter=$("$python" -c 'import sys; print(sys.base_prefix, sys.version)')
+
+made_of() { # what a .venv that has the packages of set $1 was made of
     pwd
-    "$python" -c 'import sys; print(sys.base_prefix, sys.version)'
+    echo "$interpreter"
     echo "$1"
     cat "requirements/$1.lock"
 }
 
-holds() { # stamp file $1 says what standard input says
-    [ -f "$1" ] && cmp -s - "$1"
+says() { # file $1 is there and says $2
+    [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]
 }
 
 venv_python=.venv/bin/python
@@ -52,7 +54,7 @@ project=.venv/project.stamp
 have=none
 if "$venv_python" -c '' >/dev/null 2>&1; then
     for known in dev demo; do
-        if base_stamp "$known" | holds "$packages"; then
+        if says "$packages" "$(made_of "$known")"; then
             have=$known
         fi
     done
@@ -69,11 +71,11 @@ if [ "$have" != dev ] && [ "$have" != "$set_name" ]; then
     rm -f "$packages" "$project"
     "$venv_python" -m pip install --quiet --disable-pip-version-check --no-input --only-binary :all: \
         --require-hashes -r "requirements/$set_name.lock"
-    base_stamp "$set_name" >"$packages.new"
+    made_of "$set_name" >"$packages.new"
     mv "$packages.new" "$packages"
 fi
 
-if ! holds "$project" <pyproject.toml; then
+if ! says "$project" "$(cat pyproject.toml)"; then
     rm -f "$project"
     "$venv_python" -m pip install --quiet --disable-pip-version-check --no-input --no-index \
         --no-deps --no-build-isolation --editable .
