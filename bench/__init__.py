@@ -1,0 +1,1 @@
+"""What secmiddleware costs, measured against a peer in the same run: `make bench`."""
