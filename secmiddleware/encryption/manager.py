@@ -1,0 +1,382 @@
+"""EncryptionManager: keeps a verified key ring at hand for requests, and everything else behind them.
+
+Requests use `keyring`, one attribute. All the rest (`start`, `look`, `tend`, `rotate`, `destroy`) talks to
+the store and belongs to the rotation line or to an operator's command.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from secmiddleware.encryption.document import KeyState, show_time
+from secmiddleware.encryption.kek import Kek
+from secmiddleware.encryption.keyring import Keyring
+from secmiddleware.encryption.record import KeyPolicy, RingRecord
+from secmiddleware.encryption.tokens import Context, Format
+from secmiddleware.encryption.uses import FIRST_BLOCK, ROTATE_AT, Ration
+from secmiddleware.errors import KeyringError, KeyUnknown, StoreUnavailable, TokenError
+from secmiddleware.state import Reach, StateStore
+
+__all__ = ["EncryptionManager", "KeyPolicy", "Transition", "utc_now"]
+
+_LEASE_SECONDS: Final = 30.0
+"""For one read and one write; whoever takes longer is refused by the store."""
+_SPENDING: Final = frozenset({KeyState.PENDING, KeyState.PRIMARY})
+
+_logger: Final = logging.getLogger("secmiddleware.rotation")
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A key has come, or has changed its state, as this process learned of it."""
+
+    ring: str
+    gen: int
+    kid: str
+    before: KeyState | None
+    """None for a key that was not known here before."""
+    after: KeyState
+
+
+def utc_now() -> datetime:
+    """The time, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+class EncryptionManager:
+    """One key ring of one store, as this process sees it.
+
+    Whatever fails after `start` keeps the last good ring in force, logs a warning once for each distinct
+    failure and stands in `status()` until it heals. Safe to use from several threads. The child of a fork
+    keeps the ring but has no reserved uses: it seals again after its first `start` or `tend`.
+    """
+
+    def __init__(
+        self,
+        store: StateStore,
+        kek: Kek,
+        ring: str,
+        policy: KeyPolicy | None = None,
+        *,
+        first_block: int = FIRST_BLOCK,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        """Touches nothing yet.
+
+        Args:
+            store: where the ring document stands, as record `ring`.
+            kek: opens its root.
+            ring: its name, which is in every token.
+            policy: how its keys live; the defaults of `[keys]` unless given.
+            first_block: how many uses this process reserves first. A command that seals one value needs
+                few; 0 is for one that only opens or lists: it reserves nothing and makes no ring.
+            clock: the time, in UTC.
+
+        Raises:
+            KeyringError: `ring` is no name for a ring.
+        """
+        self.ring = ring
+        self.policy = KeyPolicy() if policy is None else policy
+        self._store = store
+        self._first_block = first_block
+        self._clock = clock
+        self._record = RingRecord(
+            store,
+            kek,
+            ring,
+            self.policy,
+            clock=clock,
+            ration=lambda: Ration(first_block, self._want_uses),
+        )
+        self._states: Mapping[str, KeyState] = {}
+        self._name = os.urandom(8).hex()
+        self._alarms: dict[str, str] = {}
+        self._lock = threading.RLock()
+        self._wake: Callable[[], None] = _nobody
+        _managers.add(self)
+
+    @property
+    def keyring(self) -> Keyring | None:
+        """The ring as it was last seen and verified; None before `start`. Never blocks."""
+        return self._record.keyring
+
+    @property
+    def reach(self) -> Reach:
+        """Who shares the store."""
+        return self._store.reach
+
+    def start(self) -> None:
+        """Takes the first look and reserves uses; makes the ring where none was ever seen.
+
+        On a manager that has a ring already this is a look: what fails then is an alarm, not an error.
+
+        Raises:
+            StoreUnavailable: the store cannot be read, or a new ring not be written.
+            KeyringError: what is there may not be taken, or there is nothing and none may be made.
+        """
+        with self._lock:
+            if self.keyring is None:
+                self._begin()
+                self._states = self._states_at(self._clock())
+            else:
+                with self._watched("store"):
+                    self._record.look()
+            with self._watched("uses"):
+                self._reserve(self._clock())
+
+    def look(self) -> tuple[Transition, ...]:
+        """What has changed since the last look, by others or by the clock; takes what is new in the store."""
+        with self._lock:
+            with self._watched("store"):
+                self._record.look()
+            return self._transitions(self._clock())
+
+    def tend(self, now: datetime | None = None) -> tuple[Transition, ...]:
+        """Does what is due, and tells what that changed.
+
+        Reserves uses, rotates by the calendar or by the count, issues a document anew before it is too old.
+        """
+        with self._lock:
+            if self.keyring is None or self._first_block == 0:
+                return ()
+            now = self._clock() if now is None else now
+            with self._watched("rotation"):
+                self._rotate_if_due(now)
+            with self._watched("uses"):
+                self._reserve(now)
+            with self._watched("issue"):
+                self._reissue_if_due(now)
+            return self._transitions(now)
+
+    def rotate(self) -> str:
+        """The id of a new key, published now, PRIMARY after `activation_delay`.
+
+        Raises:
+            KeyringError: a key is PENDING already; the ring may not be taken; `start` was never called.
+            StoreUnavailable: the store cannot be read or written.
+        """
+        with self._lock:
+            self._record.look()
+            kid = self._add_key()
+        self._wake()
+        return kid
+
+    def destroy(self, kid: str) -> None:
+        """Removes the bytes of a RETIRED key for good: nothing sealed with it will ever open again.
+
+        Raises:
+            KeyringError: the ring has no such key, or it is in any other state.
+            StoreUnavailable: the store cannot be read or written.
+        """
+        with self._lock:
+            self._record.look()
+            self._record.publish(lambda document: document.without_secret(kid, self._clock()))
+        self._wake()
+
+    def seal(
+        self,
+        field: str,
+        value: bytes,
+        *,
+        tenant: str = "",
+        caller: str = "",
+        format: Format = "aead",  # noqa: A002  (as in the file)
+    ) -> str:
+        """The token of a value of `field`; for a JSON value its raw bytes.
+
+        Raises:
+            SealError: it cannot be sealed now.
+            KeyringError: `start` was never called.
+        """
+        context = Context(field, tenant=tenant, caller=caller, format=format)
+        return self._record.known().seal(value, context, self._clock()).decode("ascii")
+
+    def open(
+        self,
+        field: str,
+        token: str | bytes,
+        *,
+        tenant: str = "",
+        caller: str = "",
+        format: Format = "aead",  # noqa: A002  (as in the file)
+    ) -> bytes:
+        """The value of a token of `field`.
+
+        Raises:
+            KeyUnknown: it names a key that is not known here; the store is looked at behind this call.
+            TokenError: it does not open; why, nobody is told.
+            KeyringError: `start` was never called.
+        """
+        context = Context(field, tenant=tenant, caller=caller, format=format)
+        keyring = self._record.known()
+        try:
+            data = token.encode("ascii") if isinstance(token, str) else token
+        except UnicodeEncodeError:
+            raise TokenError("the token does not open here") from None
+        try:
+            return keyring.open(data, context, self._clock())
+        except KeyUnknown:
+            self._wake()
+            raise
+
+    def watched_by(self, wake: Callable[[], None]) -> None:
+        """Has `wake` called whenever the ring should be looked at or tended soon; it must not block."""
+        self._wake = wake
+
+    def seconds_to_change(self) -> float | None:
+        """In how many seconds the clock alone changes a key's state; None if never."""
+        keyring = self.keyring
+        if keyring is None:
+            return None
+        now = self._clock()
+        change = keyring.document.next_change(now)
+        return None if change is None else (change - now).total_seconds()
+
+    def status(self) -> dict[str, Any]:
+        """How the ring is, as JSON-ready data: generation, keys with states and times, alarms; no secret."""
+        keyring, now = self.keyring, self._clock()
+        status: dict[str, Any] = {"ring": self.ring, "gen": None, "keys": [], "alarms": dict(self._alarms)}
+        if keyring is None:
+            return status
+        status["gen"] = keyring.gen
+        status["issued_at"] = show_time(keyring.document.issued_at)
+        for entry in keyring.keys:
+            key = keyring.secret_of(entry.kid)
+            status["keys"].append(
+                {
+                    "kid": entry.kid,
+                    "state": str(keyring.state_of(entry.kid, now)),
+                    "created_at": show_time(entry.created_at),
+                    "activate_at": show_time(entry.activate_at),
+                    "retire_at": None if entry.retire_at is None else show_time(entry.retire_at),
+                    "destroyed_at": None if entry.destroyed_at is None else show_time(entry.destroyed_at),
+                    "distrusted": entry.distrusted,
+                    "uses_reserved": entry.uses,
+                    "uses_left_here": 0 if key is None else key.ration.left,
+                }
+            )
+        return status
+
+    def __repr__(self) -> str:
+        return f"EncryptionManager(ring={self.ring!r}, keyring={self.keyring!r})"
+
+    def _begin(self) -> None:
+        if self._record.take_in():
+            return
+        if self._first_block == 0:
+            raise KeyringError(f"there is no ring {self.ring} in the store")
+        kid = self._record.make(self._first_block)
+        if kid is not None:
+            self._grant(kid, self._first_block)
+        elif not self._record.take_in():
+            raise StoreUnavailable(f"the store refuses a first ring {self.ring} and has none")
+
+    def _add_key(self, fence: int | None = None) -> str:
+        kid = self._record.add_key(self._first_block, fence)
+        self._grant(kid, self._first_block)
+        return kid
+
+    def _reserve(self, now: datetime) -> None:
+        keyring = self._record.known()
+        for entry in keyring.keys:
+            key = keyring.secret_of(entry.kid)
+            if key is None or keyring.state_of(entry.kid, now) not in _SPENDING:
+                continue
+            block = key.ration.next_block
+            if block:
+                self._reserve_block(entry.kid, block)
+
+    def _reserve_block(self, kid: str, block: int) -> None:
+        self._record.publish(lambda document: document.with_uses(kid, block, self._clock()))
+        self._grant(kid, block)
+
+    def _grant(self, kid: str, block: int) -> None:
+        key = self._record.known().secret_of(kid)
+        if key is not None and block:
+            key.ration.grant(block)
+
+    def _rotate_if_due(self, now: datetime) -> None:
+        if not self._rotation_is_due(now):
+            return
+        fence = self._record.lease(self._holder(), _LEASE_SECONDS)
+        if fence is None:
+            return
+        # Another may have done it between our last look and the lease.
+        self._record.take_in()
+        if self._rotation_is_due(now):
+            self._add_key(fence)
+
+    def _rotation_is_due(self, now: datetime) -> bool:
+        last = self._record.known().keys[-1]
+        if now < last.activate_at:
+            return False
+        return now >= last.activate_at + self.policy.rotate_every or last.uses >= ROTATE_AT or last.distrusted
+
+    def _reissue_if_due(self, now: datetime) -> None:
+        if self._record.known().document.issued_at < now - self.policy.oldest_first / 2:
+            self._record.publish(lambda document: document.reissued(self._clock()))
+
+    def _holder(self) -> str:
+        return f"{self._name}-{os.getpid()}"
+
+    def _want_uses(self) -> None:
+        self._wake()
+
+    def _states_at(self, now: datetime) -> dict[str, KeyState]:
+        keyring = self._record.known()
+        return {entry.kid: keyring.state_of(entry.kid, now) for entry in keyring.keys}
+
+    def _transitions(self, now: datetime) -> tuple[Transition, ...]:
+        if self.keyring is None:
+            return ()
+        before, self._states = self._states, self._states_at(now)
+        return tuple(
+            Transition(self.ring, self.keyring.gen, kid, before.get(kid), after)
+            for kid, after in self._states.items()
+            if before.get(kid) is not after
+        )
+
+    @contextmanager
+    def _watched(self, part: str) -> Iterator[None]:
+        try:
+            yield
+        except (StoreUnavailable, KeyringError) as error:
+            message = str(error)
+            if self._alarms.get(part) != message:
+                self._alarms[part] = message
+                _logger.warning(
+                    "ring %s (%s): %s; the last good state stays in force", self.ring, part, message
+                )
+        else:
+            if self._alarms.pop(part, None) is not None:
+                _logger.info("ring %s (%s): well again", self.ring, part)
+
+    def _leave_the_parent(self) -> None:
+        # Another thread of the parent may have held the lock, and its uses are the parent's.
+        self._lock = threading.RLock()
+        if self.keyring is not None:
+            for entry in self.keyring.keys:
+                key = self.keyring.secret_of(entry.kid)
+                if key is not None:
+                    key.ration.drop()
+
+
+def _nobody() -> None:
+    """Wakes nobody: there is no line."""
+
+
+def _after_fork_in_child() -> None:
+    for manager in list(_managers):
+        manager._leave_the_parent()  # noqa: SLF001  (this module's own)
+
+
+_managers: Final[weakref.WeakSet[EncryptionManager]] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,237 @@
+"""The ring document in its store: what may be taken from there, and how the next generation gets there.
+
+Not thread-safe by itself: the manager holds its lock around every call. Reading `keyring` needs none.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from secmiddleware.encryption.derivation import LENGTH
+from secmiddleware.encryption.document import (
+    MAX_CLOCK_AHEAD,
+    RingDocument,
+    check_ring_name,
+    first_document,
+    show_time,
+)
+from secmiddleware.encryption.kek import Kek
+from secmiddleware.encryption.keyring import Keyring, RingKey
+from secmiddleware.encryption.root import Root, read_document
+from secmiddleware.encryption.uses import Ration
+from secmiddleware.errors import KeyringError, StoreUnavailable
+from secmiddleware.state import StateStore
+
+RECORD: Final = "ring"
+"""The name of the ring document in its store."""
+
+_ATTEMPTS: Final = 16
+"""Writes tried before others' being faster is a failure."""
+_PROMPT: Final = timedelta(milliseconds=500)
+"""What a publication may take without costing the others time: the half second that the formula for
+`activation_delay` sets aside."""
+_PAUSE_SECONDS: Final = 0.002
+"""By which the longest pause between two attempts grows: about the time one write to a disk takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPolicy:
+    """How a ring's keys live; `[keys]` of the file."""
+
+    rotate_every: timedelta = timedelta(days=30)
+    activation_delay: timedelta = timedelta(minutes=5)
+    retire_after: timedelta = timedelta(days=90)
+    min_generation: int = 0
+    max_document_age: timedelta | None = None
+    """How old a document may be that a process takes as its first; None is twice `rotate_every`."""
+
+    @property
+    def oldest_first(self) -> timedelta:
+        """`max_document_age`, or its default."""
+        return 2 * self.rotate_every if self.max_document_age is None else self.max_document_age
+
+
+class RingRecord:
+    """One ring in one store, and the newest generation of it that was verified."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        kek: Kek,
+        ring: str,
+        policy: KeyPolicy,
+        *,
+        clock: Callable[[], datetime],
+        ration: Callable[[], Ration],
+    ) -> None:
+        """`ration` makes the empty ration of a key that is new here. Raises KeyringError for a bad name."""
+        check_ring_name(ring)
+        self.ring = ring
+        self.keyring: Keyring | None = None
+        self._policy = policy
+        self._store = store
+        self._kek = kek
+        self._clock = clock
+        self._ration = ration
+        self._root: Root | None = None
+
+    def look(self) -> None:
+        """Takes in what is there, if its generation is not the one that is known."""
+        if self._store.read_gen(RECORD) != self.known().gen:
+            self.take_in()
+
+    def known(self) -> Keyring:
+        """The keyring. Raises KeyringError while there is none."""
+        if self.keyring is None:
+            raise KeyringError(f"ring {self.ring} has not been read yet: call start() first")
+        return self.keyring
+
+    def take_in(self) -> bool:
+        """Reads what is there and lets it be the keyring; False where there is nothing and never was.
+
+        Raises:
+            KeyringError: it may not be taken: forged, of another ring, from the past, too old, gone.
+            StoreUnavailable: it cannot be read.
+        """
+        found = self._store.read(RECORD)
+        current = self.keyring
+        if found is None:
+            if current is not None:
+                raise KeyringError(
+                    f"ring {self.ring} is gone from its store; it was at generation {current.gen}"
+                )
+            return False
+        document, root = read_document(found.body, self.ring, self._kek, self._root)
+        if document.gen != found.gen:
+            raise KeyringError(f"the store says generation {found.gen}, the ring document {document.gen}")
+        self._check_newness(document)
+        if current is None or document.gen > current.gen:
+            self.keyring, self._root = self._build(document, root), root
+        return True
+
+    def make(self, uses: int) -> str | None:
+        """Writes generation 1 and tells the id of its key; None where another was faster.
+
+        Raises:
+            KeyringError: a ring was there once, says the policy.
+        """
+        if self._policy.min_generation > 0:
+            raise KeyringError(
+                f"the store is empty, but [keys] min_generation is {self._policy.min_generation}: a ring was "
+                "there, and a new one would open nothing that was sealed with it; restore it"
+            )
+        root = Root.fresh(self.ring, self._kek)
+        kid, wrapped = _fresh_key(root)
+        document = first_document(self.ring, root.wrapped, kid, wrapped, uses=uses, now=self._clock())
+        return kid if self._write(document, root, fence=None) else None
+
+    def add_key(self, uses: int, fence: int | None = None) -> str:
+        """Publishes a new key, with `uses` reserved for this process, and tells its id.
+
+        Invariant 1 counts from the moment it can be seen: where writing took long, its activation is put off.
+
+        Raises:
+            KeyringError: a key is PENDING, or the ring is full.
+            StoreUnavailable: it cannot be written, or others were faster each time.
+        """
+        kid, wrapped = _fresh_key(self._opened_root())
+        begun = self._clock()
+        delay = self._policy.activation_delay
+        self.publish(
+            lambda document: document.with_key(
+                kid,
+                wrapped,
+                uses=uses,
+                now=self._clock(),
+                delay=delay,
+                retire_after=self._policy.retire_after,
+            ),
+            fence,
+        )
+        if delay and self._clock() - begun > _PROMPT:
+            self.publish(lambda document: document.postponed(kid, self._clock() + delay, self._clock()))
+        return kid
+
+    def publish(self, step: Callable[[RingDocument], RingDocument], fence: int | None = None) -> None:
+        """Writes what `step` makes of the newest document, and again of a newer one where another was faster.
+
+        Raises:
+            StoreUnavailable: it cannot be written, or others were faster each time.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            if self._write(step(self.known().document), self._opened_root(), fence):
+                return
+            # Those who lost together would meet again together.
+            time.sleep(random.uniform(0, _PAUSE_SECONDS * attempt))  # noqa: S311  (spreads, hides nothing)
+            self.take_in()
+        raise StoreUnavailable(f"others were faster in writing ring {self.ring} {_ATTEMPTS} times")
+
+    def lease(self, holder: str, seconds: float) -> int | None:
+        """The fence of a lease on the ring, or None while another has it."""
+        lease = self._store.try_lease(RECORD, holder, seconds)
+        return None if lease is None else lease.fence
+
+    def _write(self, document: RingDocument, root: Root, fence: int | None) -> bool:
+        body = root.write(document)
+        # What could not be read back is not published: from the bytes, with the KEK, every new key.
+        written, _ = read_document(body, self.ring, self._kek)
+        keyring = self._build(written, root)
+        if self._store.cas(RECORD, document.gen - 1, body, fence) is None:
+            return False
+        self.keyring, self._root = keyring, root
+        return True
+
+    def _build(self, document: RingDocument, root: Root) -> Keyring:
+        current = self.keyring
+        known = {} if current is None else {entry.kid: entry.wrapped for entry in current.keys}
+        keys = []
+        for entry in document.keys:
+            if entry.wrapped is None:
+                continue
+            key = None if current is None else current.secret_of(entry.kid)
+            if key is None or known[entry.kid] != entry.wrapped:
+                ration = self._ration() if key is None else key.ration
+                key = RingKey(self.ring, entry.kid, root.unwrap(entry.kid, entry.wrapped), ration)
+            keys.append(key)
+        return Keyring(document, keys)
+
+    def _check_newness(self, document: RingDocument) -> None:
+        current, now = self.keyring, self._clock()
+        floor = max(self._policy.min_generation, 0 if current is None else current.gen)
+        if document.gen < floor:
+            raise KeyringError(
+                f"the store has generation {document.gen} of ring {self.ring}, which was at {floor} already; "
+                "restore the newer one"
+            )
+        if current is not None and document.gen == current.gen and document != current.document:
+            raise KeyringError(
+                f"the store has another generation {document.gen} of ring {self.ring} than before"
+            )
+        if document.issued_at > now + MAX_CLOCK_AHEAD:
+            raise KeyringError(
+                f"ring {self.ring} was issued at {show_time(document.issued_at)}, which is yet to come; "
+                "set the clocks"
+            )
+        if current is None and document.issued_at < now - self._policy.oldest_first:
+            raise KeyringError(
+                f"ring {self.ring} was issued at {show_time(document.issued_at)}, longer ago than [keys] "
+                f"max_document_age ({self._policy.oldest_first}); if it is the newest there is, "
+                "raise that for one start"
+            )
+
+    def _opened_root(self) -> Root:
+        if self._root is None:
+            raise KeyringError(f"ring {self.ring} has not been read yet: call start() first")
+        return self._root
+
+
+def _fresh_key(root: Root) -> tuple[str, bytes]:
+    # A kid that the ring has already is refused by the document: once in four thousand million keys.
+    kid = os.urandom(4).hex()
+    return kid, root.wrap(kid, os.urandom(LENGTH))
