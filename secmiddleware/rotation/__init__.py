@@ -1,0 +1,1 @@
+"""Where key rings stand, and the one thread of a process that watches them."""

@@ -1,0 +1,96 @@
+"""User callbacks: told of every transition, each in a thread of its own, so that none holds up another."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import logging
+import queue
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from secmiddleware.encryption.manager import Transition
+from secmiddleware.errors import ConfigError, Finding
+
+_WAITING_LIMIT: Final = 256
+"""Transitions kept for a callback that is busy; a ring has a few a month."""
+_ASYNC_SECONDS: Final = 30.0
+"""After which an async callback is cancelled and counts as failed."""
+
+_logger: Final = logging.getLogger("secmiddleware.rotation")
+
+
+def resolve(reference: str, key: str) -> Callable[[Transition], object]:
+    """The callable that `module:function` names. Imports the module.
+
+    Raises:
+        ConfigError: there is no such thing, or it cannot be called; says so under `key`.
+    """
+    module, _, name = reference.partition(":")
+    if not module or not name:
+        raise ConfigError([Finding(key, f"{reference!r} is not module:function")])
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError([Finding(key, f"{reference!r} cannot be imported: {error}")]) from error
+    if not callable(found):
+        raise ConfigError([Finding(key, f"{reference!r} cannot be called")])
+    return found  # type: ignore[no-any-return]
+
+
+class Callback:
+    """One callback with its own queue and daemon thread; what it raises is logged and counted."""
+
+    def __init__(
+        self, name: str, function: Callable[[Transition], object], loop: asyncio.AbstractEventLoop | None
+    ) -> None:
+        """An async function runs on `loop`, or on a loop of its own where there is none."""
+        self.name = name
+        self.told = 0
+        self.failed = 0
+        self._function = function
+        self._loop = loop
+        self._waiting: queue.SimpleQueue[Transition | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=f"secmiddleware-{name}", daemon=True)
+        self._thread.start()
+
+    def tell(self, transition: Transition) -> None:
+        """Queues a transition. Never blocks: where a callback hangs, what is too much is dropped."""
+        if self._waiting.qsize() >= _WAITING_LIMIT:
+            self.failed += 1
+            _logger.warning("callback %s hangs; %s is not told to it", self.name, transition)
+            return
+        self._waiting.put(transition)
+
+    def end(self) -> None:
+        """Lets the thread end after what is queued; waits for nothing."""
+        self._waiting.put(None)
+
+    def anew(self) -> Callback:
+        """The same for the child of a fork, which has neither the thread nor the loop."""
+        return Callback(self.name, self._function, None)
+
+    def _run(self) -> None:
+        while (transition := self._waiting.get()) is not None:
+            try:
+                result = self._function(transition)
+                if inspect.isawaitable(result):
+                    self._await(result)
+            except Exception:
+                self.failed += 1
+                _logger.exception("callback %s failed for %s", self.name, transition)
+            else:
+                self.told += 1
+
+    def _await(self, result: Awaitable[object]) -> None:
+        async def limited() -> None:
+            await asyncio.wait_for(result, _ASYNC_SECONDS)
+
+        if self._loop is not None and self._loop.is_running():
+            asyncio.run_coroutine_threadsafe(limited(), self._loop).result(2 * _ASYNC_SECONDS)
+        else:
+            asyncio.run(limited())
