@@ -15,7 +15,7 @@ import jsonpath_rfc9535
 from jsonpath_rfc9535.segments import JSONPathRecursiveDescentSegment, JSONPathSegment
 from jsonpath_rfc9535.selectors import IndexSelector, NameSelector, WildcardSelector
 
-# Far above what anybody writes; each step is a state of json_rewriting's automaton, and this keeps that small.
+# Far above what anybody writes; each step is a state of json_rewriting's automaton, which stays small so.
 MAX_STEPS: Final = 32
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*+")
@@ -76,8 +76,8 @@ class Mark:
         """The mark that `text` says, as in `$.people[*].ssn`.
 
         Raises:
-            ValueError: `text` is not JSONPath, or uses more of it than names, `[*]`, `[n]` (n >= 0) and `..name`.
-                The message says which part, in one sentence.
+            ValueError: `text` is not JSONPath, or uses more of it than names, `[*]`, `[n]` (n >= 0) and
+                `..name`. The message says which part, in one sentence.
         """
         try:
             segments = jsonpath_rfc9535.compile(text).segments
@@ -124,8 +124,8 @@ def _quoted(name: str) -> str:
     return "'" + "".join(_ESCAPES.get(c, c if c >= " " else f"\\u{ord(c):04x}") for c in name) + "'"
 
 
-# A way down from a container: to the member of a name, or to the element of an index. None and the index -1 stand
-# for all the names and all the indices that no mark in question has.
+# A way down from a container: to the member of a name, or to the element of an index. None and the index -1
+# stand for all the names and all the indices that no mark in question has.
 _Way = Name | Index | None
 _ANY_OTHER_ELEMENT: Final = Index(-1)
 
@@ -134,8 +134,8 @@ def overlaps(first: Mark, second: Mark) -> bool:
     """Whether both marks may select one value, or one mark a value inside what the other selects.
 
     A `..name` that just happens to reach into the other's value does not count, or it could stand beside no
-    other mark: `$..ssn` goes with `$.notes`, where an `ssn` inside the notes is part of the notes. It does count
-    where both end on one value (`$..ssn` with `$.people[*].ssn`), and where it starts inside the other
+    other mark: `$..ssn` goes with `$.notes`, where an `ssn` inside the notes is part of the notes. It does
+    count where both end on one value (`$..ssn` with `$.people[*].ssn`), and where it starts inside the other
     (`$.notes..ssn`).
     """
     seen: set[tuple[int, int, bool, bool]] = set()
@@ -175,7 +175,7 @@ def _ways(step: Step) -> Iterator[_Way]:
 
 
 def advances(step: Step, way: _Way) -> tuple[int, ...]:
-    """By how many steps a mark that stands before `step` gets further that way: none, one, or (`..name`) both.
+    """By how many steps a mark standing before `step` gets further that way: none, one, or (`..name`) both.
 
     `way` is a `Name`, an `Index`, or None for a member whose name is none that a mark has.
     """

@@ -1,0 +1,130 @@
+"""JSON text (RFC 8259) as bytes: whether it may be rewritten at all, and patterns that step over its parts.
+
+The patterns are loose on purpose and fit only what `check` has let through: they never look for mistakes. All
+quantifiers are possessive, so that nothing is ever tried twice: the time is linear, whatever a body holds.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import accumulate
+from typing import Final
+
+import msgspec
+
+MAX_DEPTH: Final = 200
+"""Arrays and objects inside each other. No document in practice comes near, and Python's own `json`, which an
+app may read the body with, gives up at about 1000 less the depth of its stack."""
+
+BOM: Final = b"\xef\xbb\xbf"
+
+STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+SCALAR: Final = rb"[-+.0-9A-Za-z]++"
+WS: Final = rb"[ \t\n\r]*+"
+SEPARATOR: Final = rb"[ \t\n\r,]*+"
+"""Between members or elements. That commas stand where they must has been checked."""
+
+# The depth to which containers are stepped over by one regular expression, which has no recursion: each level
+# is written out. What is deeper is counted bracket by bracket.
+_UNROLLED: Final = 8
+
+
+def _unrolled(depth: int) -> bytes:
+    flat = rb'[^"\[\]{}]*+'
+    inside = flat + rb"(?:" + STRING + flat + rb")*+"
+    for _ in range(depth):
+        inside = flat + rb"(?:" + STRING + flat + rb"|[\[{]" + inside + rb"[\]}]" + flat + rb")*+"
+    return inside
+
+
+CONTENT: Final = _unrolled(_UNROLLED - 1)
+"""Everything between the brackets of an array or object."""
+VALUE: Final = rb"(?:" + STRING + rb"|" + SCALAR + rb"|[\[{]" + CONTENT + rb"[\]}])"
+
+_VALUE_AT: Final = re.compile(VALUE, re.DOTALL)
+_BRACKET: Final = re.compile(rb'[^"\[\]{}]*+(?:' + STRING + rb'[^"\[\]{}]*+)*+([\[\]{}])', re.DOTALL)
+_NO_BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|' + STRING + rb")++", re.DOTALL)
+_LONE_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+
+_raw: Final = msgspec.json.Decoder(msgspec.Raw)
+_string: Final = msgspec.json.Decoder(str)
+
+
+class UnreadableJSON(ValueError):  # noqa: N818  (a fact about a body, for whoever must refuse it)
+    """A body that is not JSON in UTF-8, or too deep. Never says more: the body may hold secrets."""
+
+
+def check(body: bytes) -> int:
+    """Where the JSON text of `body` begins: 0, or behind a byte order mark.
+
+    It has the grammar of RFC 8259 to the letter: no NaN, no comments, nothing behind it, UTF-8 only. The escape
+    of half a surrogate pair is let through, as the grammar does (§8.2); JavaScript sends it.
+
+    Raises:
+        UnreadableJSON: it is anything else, or deeper than MAX_DEPTH.
+    """
+    start = len(BOM) if body.startswith(BOM) else 0
+    try:
+        if not body.isascii():
+            body.decode("utf-8")  # msgspec.Raw does not look
+        _check_grammar(memoryview(body)[start:] if start else body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise UnreadableJSON from None
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
+        raise UnreadableJSON
+    return start
+
+
+def _check_grammar(text: bytes | memoryview) -> None:
+    try:
+        _raw.decode(text)
+    except msgspec.DecodeError:
+        # msgspec refuses half a surrogate pair. Put a letter in the place of every surrogate, as long and as much
+        # an escape as it was, and ask again: the grammar of the rest is the same.
+        mended, surrogates = _LONE_SURROGATE.subn(rb"\\u0041", text)
+        if not surrogates:
+            raise
+        _raw.decode(mended)
+
+
+_BRACKETS_AND_STRINGS: Final = bytes(set(range(256)) - set(b'[]{}"\\'))
+_STEP: Final = [1 if byte in b"[{" else -1 if byte in b"]}" else 0 for byte in range(256)]
+
+
+def _depth(body: bytes) -> int:
+    """How deep a body of the right grammar is."""
+    # Where no string holds a bracket, this leaves pairs of quotes, and then brackets alone.
+    brackets = body.translate(None, _BRACKETS_AND_STRINGS)
+    if b"\\" not in brackets:
+        brackets = brackets.replace(b'""', b"")
+    if b"\\" in brackets or b'"' in brackets:
+        brackets = _NO_BRACKET.sub(b"", body)
+    return max(accumulate(map(_STEP.__getitem__, brackets)), default=0)
+
+
+def end_of_value(body: bytes, start: int) -> int:
+    """Where the value that begins at `start` ends, of a body that `check` let through."""
+    if (found := _VALUE_AT.match(body, start)) is not None:
+        return found.end()
+    depth = 0
+    for bracket in _BRACKET.finditer(body, start):
+        depth += _STEP[body[bracket.end() - 1]]
+        if depth == 0:
+            return bracket.end()
+    raise UnreadableJSON  # not after `check`
+
+
+def is_shallow(body: bytes, start: int) -> bool:
+    """Whether the value that begins at `start` is one that VALUE matches: not too deep for it."""
+    return _VALUE_AT.match(body, start) is not None
+
+
+def text_of_string(literal: bytes) -> str | None:
+    """What a JSON string (its quotes included) says; None for half a surrogate pair, which is no text.
+
+    `literal` is a value of a body that `check` let through, or anything else: then the answer is None too.
+    """
+    try:
+        return _string.decode(literal)
+    except msgspec.DecodeError:
+        return None
