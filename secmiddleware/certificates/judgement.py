@@ -70,9 +70,9 @@ class Trust:
     """What is believed: the anchors, and how much is asked of the chains that end in them. Immutable.
 
     `strict` is what the web's PKI asks for. `private-pki` takes what everyday private CAs make (no
-    subjectAltName, or a critical one; no authorityKeyIdentifier; a CA without keyUsage, or whose
-    basicConstraints are not critical) and asks for everything else: purpose, CA flags, path lengths, name
-    constraints, known critical extensions.
+    subjectAltName, or a critical one; a critical extendedKeyUsage; no authorityKeyIdentifier; a CA without
+    keyUsage, or whose basicConstraints are not critical) and asks for everything else: purpose, CA flags,
+    path lengths, name constraints, known critical extensions.
 
     A leaf that is itself an anchor is good without any CA, so that a single client can be pinned; it passes
     every other check like any leaf, and it never vouches for another certificate. A CA is no leaf, not even
@@ -230,17 +230,33 @@ def _require_cert_sign(_policy: Policy, _of: x509.Certificate, extension: x509.K
         raise ValueError("keyUsage must assert keyCertSign in a certificate that issues")
 
 
+def _require_for_clients(
+    _policy: Policy, _of: x509.Certificate, extension: x509.ExtendedKeyUsage | None
+) -> None:
+    if extension is not None and ExtendedKeyUsageOID.CLIENT_AUTH not in extension:
+        raise ValueError("extendedKeyUsage must have clientAuth")
+
+
+def _require_for_clients_or_all(
+    _policy: Policy, _of: x509.Certificate, extension: x509.ExtendedKeyUsage | None
+) -> None:
+    if extension is not None and ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE not in extension:
+        _require_for_clients(_policy, _of, extension)
+
+
 # Built by relaxing the strict defaults one extension at a time, not from `permit_all`, which drops the
 # checks of purpose, of the CA flag and of unknown critical extensions along with the rest.
 _PRIVATE_CA: Final = (
     ExtensionPolicy.webpki_defaults_ca()
     .require_present(x509.BasicConstraints, Criticality.AGNOSTIC, _require_ca)
     .may_be_present(x509.KeyUsage, Criticality.AGNOSTIC, _require_cert_sign)
+    .may_be_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, _require_for_clients_or_all)
     .may_be_present(x509.AuthorityKeyIdentifier, Criticality.AGNOSTIC, None)
     .may_be_present(x509.SubjectKeyIdentifier, Criticality.AGNOSTIC, None)
 )
 _PRIVATE_LEAF: Final = (
     ExtensionPolicy.webpki_defaults_ee()
     .may_be_present(x509.SubjectAlternativeName, Criticality.AGNOSTIC, None)
+    .may_be_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, _require_for_clients)
     .may_be_present(x509.AuthorityKeyIdentifier, Criticality.AGNOSTIC, None)
 )

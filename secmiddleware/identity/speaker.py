@@ -1,6 +1,4 @@
-"""Who a presented certificate speaks for: the judge's verdict, the leaf's names, and what its anchor may
-assert.
-"""
+"""Who a presented chain speaks for: the verdict, the leaf's names, and what its anchor may assert."""
 
 from __future__ import annotations
 

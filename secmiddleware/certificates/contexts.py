@@ -1,0 +1,88 @@
+"""TLS contexts in which a client certificate can be trusted to be the one of this very connection.
+
+A resumed session has no chain, and lets in a client whose CA was removed since: nothing here resumes. What a
+context accepts is judged again by `Trust`, which also knows purposes, strengths and who may assert which
+name.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, Literal
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from secmiddleware.certificates.trust import CertificateError
+
+Handshake = Literal["optional", "required", "off"]
+
+_VERIFY_MODE: Final = {
+    "optional": ssl.CERT_OPTIONAL,
+    "required": ssl.CERT_REQUIRED,
+    "off": ssl.CERT_NONE,
+}
+
+
+def server_context(
+    certificate: Path, key: Path, anchors: Iterable[x509.Certificate], handshake: Handshake
+) -> ssl.SSLContext:
+    """The context of a server that asks for client certificates: TLS 1.2 or 1.3, HTTP/1.1, no resumption.
+
+    `optional`: a caller without a certificate gets through, one with a certificate of a strange CA does not.
+    `required`: neither does. `off`: none is asked for. Any of the anchors ends a chain, also one that is not
+    self-signed. `certificate` may hold the chain behind the leaf. Raises CertificateError, which names the
+    files.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    # Tickets (TLS 1.2 and 1.3) are the only way to resume: CPython has no server-side session cache switched
+    # on.
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    # A renegotiated TLS 1.2 connection may change its client certificate under a request.
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    _harden(context)
+    _load_pair(context, certificate, key)
+    trusted = b"".join(anchor.public_bytes(Encoding.DER) for anchor in anchors)
+    if trusted:
+        context.load_verify_locations(cadata=trusted)
+    context.verify_mode = _VERIFY_MODE[handshake]
+    return context
+
+
+def client_context(ca: Path, certificate: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
+    """The context of a client that trusts one CA bundle, checks host names, and may present a certificate.
+
+    Raises CertificateError, which names the files.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols(["http/1.1"])
+    _harden(context)
+    try:
+        context.load_verify_locations(cafile=ca)
+    except OSError as error:  # SSLError is one
+        raise CertificateError(f"{ca} cannot be used as a bundle of trusted certificates: {error}") from error
+    if certificate is not None:
+        _load_pair(context, certificate, key)
+    return context
+
+
+def _harden(context: ssl.SSLContext) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+
+
+def _load_pair(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
+    try:
+        # An encrypted key would make OpenSSL ask on the terminal; an empty password makes it fail instead.
+        context.load_cert_chain(certificate, key, password=lambda: "")
+    except OSError as error:  # SSLError is one
+        pair = certificate if key is None else f"{certificate} with {key}"
+        reason = error.strerror if not isinstance(error, ssl.SSLError) else error.reason or "not PEM"
+        raise CertificateError(
+            f"{pair} cannot be used: {reason}; both must be PEM, belong together, and the key be unencrypted"
+        ) from error

@@ -1,0 +1,59 @@
+"""CertificateManager: the public face of this room: what is trusted, and the server's TLS contexts."""
+
+from __future__ import annotations
+
+import ssl
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from secmiddleware.certificates.contexts import Handshake, server_context
+from secmiddleware.certificates.judgement import Judged, Rejected, Trust
+from secmiddleware.certificates.trust import CertificateError
+from secmiddleware.messages import Presented
+
+
+class CertificateManager:
+    """Judges what callers present, and makes the server's TLS contexts.
+
+    `certificate` and `key` are the server's own pair, PEM; without them it judges only. Nothing is read
+    before it is used, and every context is made anew from the files as they are then.
+    """
+
+    def __init__(
+        self,
+        trust: Trust,
+        certificate: Path | None = None,
+        key: Path | None = None,
+        handshake: Handshake = "optional",
+    ) -> None:
+        self.trust = trust
+        self._certificate = certificate
+        self._key = key
+        self._handshake = handshake
+
+    def judge(self, presented: Presented, now: datetime) -> Judged | Rejected:
+        """The verdict on a presented chain at `now` (aware), with a detail for the log."""
+        return self.trust.judge(presented, now)
+
+    def server_context(self) -> ssl.SSLContext:
+        """A new context of the server. Raises CertificateError where the pair is not there or not usable."""
+        if self._certificate is None or self._key is None:
+            raise CertificateError("there is no server certificate: set [mtls] certificate and key")
+        anchors = [anchor.certificate for anchor in self.trust.anchors]
+        return server_context(self._certificate, self._key, anchors, self._handshake)
+
+    def status(self) -> dict[str, Any]:
+        """What is trusted until when, as JSON-ready data."""
+        return {
+            "profile": self.trust.profile,
+            "handshake": self._handshake,
+            "anchors": [
+                {
+                    "sha256": anchor.sha256,
+                    "not_after": anchor.certificate.not_valid_after_utc.isoformat(),
+                    "may_assert": list(anchor.may_assert),
+                }
+                for anchor in self.trust.anchors
+            ],
+        }
