@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
+import re
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -102,3 +107,19 @@ def test_two_apps_share_nothing(example: ModuleType) -> None:
     with TestClient(example.create_app()) as one, TestClient(example.create_app()) as other:
         one.post("/customers", json={"name": "Ada", "ssn": "1"})
         assert other.get("/customers").json() == {"people": []}
+
+
+def test_it_runs_by_the_command_that_it_names() -> None:
+    command = ["-m", "uvicorn", "--app-dir", "examples", "customers_starlette:app", "--port", "0"]
+    with subprocess.Popen(
+        [sys.executable, *command], cwd=SOURCE.parents[1], stderr=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            assert server.stderr is not None
+            found = next(
+                m for line in server.stderr if (m := re.search(r"running on (http://[\d.:]+)", line))
+            )
+            with urllib.request.urlopen(f"{found[1]}/healthz", timeout=10) as response:
+                assert json.load(response) == {"status": "ok"}
+        finally:
+            server.terminate()

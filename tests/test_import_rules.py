@@ -194,7 +194,8 @@ def _loaded_by(statement: str) -> set[str]:
         f"{statement}\n"
         "print(*{name.partition('.')[0] for name in set(sys.modules) - before})\n"
     )
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     return set(done.stdout.split()) - sys.stdlib_module_names - {"secmiddleware"}
 
 
