@@ -1,7 +1,7 @@
 """Every exception of the project, under one root.
 
-A caller's fault over HTTP is not here: it is a `Refusal` value (messages.py). What is raised is an operator's or a
-programmer's fault, and says which key of the file, which place and what to do; it never holds a secret.
+A caller's fault over HTTP is not here: it is a `Refusal` value (messages.py). What is raised is an operator's or
+a programmer's fault, and says which key of the file, which place and what to do; it never holds a secret.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class TokenError(SecMiddlewareError):
     """A token did not open. Deliberately vague: it never says which check failed."""
 
 
-class KeyUnknown(TokenError):
-    """The token names a key that this ring does not know (yet): worth another try after a look at the store."""
+class KeyUnknown(TokenError):  # noqa: N818  (as StoreUnavailable: the world may be ahead of us)
+    """The token names a key that this ring does not know (yet): worth a look at the store and another try."""
 
 
 class SealError(SecMiddlewareError):

@@ -42,7 +42,7 @@ def write_secret(path: str | Path, data: bytes) -> None:
 
 
 def replace_secret(path: str | Path, data: bytes) -> None:
-    """Puts a file of mode 0600 in the place of `path` in one step: readers see the old or the new bytes, whole.
+    """Puts a file of mode 0600 in the place of `path` at one stroke: readers see the old bytes or the new.
 
     A killed process may leave a `.<name>.<hex>.tmp` beside it, never a broken `path`.
 

@@ -8,9 +8,9 @@ name.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -26,6 +26,65 @@ _VERIFY_MODE: Final = {
 }
 
 
+class _FullHandshakes:
+    """Ends a connection that resumed a session, before anything is read from it."""
+
+    def do_handshake(self, *arguments: bool) -> None:
+        super().do_handshake(*arguments)  # type: ignore[misc]
+        if self.session_reused:  # type: ignore[attr-defined]
+            raise ssl.SSLError("a session was resumed")
+
+
+class _Object(_FullHandshakes, ssl.SSLObject):
+    pass
+
+
+class _Socket(_FullHandshakes, ssl.SSLSocket):
+    pass
+
+
+class _Unresumed(ssl.SSLContext):
+    """A context that leaves itself for a new one as soon as OpenSSL has put a session into its cache.
+
+    `OP_NO_TICKET` is not enough: where both ends close cleanly, as asyncio does, OpenSSL keeps TLS 1.2
+    sessions by their id, and Python cannot switch that cache off. A client that offers a session finds an
+    empty cache then, and makes a full handshake. One that connects before the session is made and offers it
+    afterwards gets no connection. With TLS 1.3 the cache stays empty, and so the context.
+    """
+
+    sslobject_class = _Object
+    sslsocket_class = _Socket
+    _again: Callable[[], ssl.SSLContext]
+    _successor: ssl.SSLContext | None = None
+
+    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
+        """As SSLContext does it, on a context without sessions."""
+        context = self._unused()
+        return (
+            super().wrap_bio(*arguments, **options)
+            if context is self
+            else context.wrap_bio(*arguments, **options)
+        )
+
+    def wrap_socket(self, *arguments: Any, **options: Any) -> ssl.SSLSocket:
+        """As SSLContext does it, on a context without sessions."""
+        context = self._unused()
+        if context is self:
+            return super().wrap_socket(*arguments, **options)
+        return context.wrap_socket(*arguments, **options)
+
+    def _unused(self) -> ssl.SSLContext:
+        context = self._successor or self
+        if context.session_stats()["number"]:
+            try:
+                context = self._successor = self._again()
+            except CertificateError:
+                # The files are being replaced by bad ones: the old pair stays, and who resumes gets no
+                # connection.
+                return context
+        return context
+
+
 def server_context(
     certificate: Path, key: Path, anchors: Iterable[x509.Certificate], handshake: Handshake
 ) -> ssl.SSLContext:
@@ -34,23 +93,31 @@ def server_context(
     `optional`: a caller without a certificate gets through, one with a certificate of a strange CA does not.
     `required`: neither does. `off`: none is asked for. Any of the anchors ends a chain, also one that is not
     self-signed. `certificate` may hold the chain behind the leaf. Raises CertificateError, which names the
-    files.
+    files; they are read again from time to time, and bad ones change nothing then.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    # Tickets (TLS 1.2 and 1.3) are the only way to resume: CPython has no server-side session cache switched
-    # on.
-    context.options |= ssl.OP_NO_TICKET
-    context.num_tickets = 0
-    # A renegotiated TLS 1.2 connection may change its client certificate under a request.
-    context.options |= ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(["http/1.1"])
-    _harden(context)
-    _load_pair(context, certificate, key)
     trusted = b"".join(anchor.public_bytes(Encoding.DER) for anchor in anchors)
-    if trusted:
-        context.load_verify_locations(cadata=trusted)
-    context.verify_mode = _VERIFY_MODE[handshake]
-    return context
+
+    def configure(context: ssl.SSLContext) -> ssl.SSLContext:
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
+        # A renegotiated TLS 1.2 connection may change its client certificate under a request.
+        context.options |= ssl.OP_NO_RENEGOTIATION
+        context.set_alpn_protocols(["http/1.1"])
+        _harden(context)
+        _load_pair(context, certificate, key)
+        if trusted:
+            context.load_verify_locations(cadata=trusted)
+        context.verify_mode = _VERIFY_MODE[handshake]
+        return context
+
+    def another() -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.sslobject_class, context.sslsocket_class = _Object, _Socket
+        return configure(context)
+
+    first = _Unresumed(ssl.PROTOCOL_TLS_SERVER)
+    first._again = another  # noqa: SLF001  (SSLContext.__new__ takes a protocol and nothing else)
+    return configure(first)
 
 
 def client_context(ca: Path, certificate: Path | None = None, key: Path | None = None) -> ssl.SSLContext:

@@ -57,8 +57,8 @@ class UnreadableJSON(ValueError):  # noqa: N818  (a fact about a body, for whoev
 def check(body: bytes) -> int:
     """Where the JSON text of `body` begins: 0, or behind a byte order mark.
 
-    It has the grammar of RFC 8259 to the letter: no NaN, no comments, nothing behind it, UTF-8 only. The escape
-    of half a surrogate pair is let through, as the grammar does (§8.2); JavaScript sends it.
+    It has the grammar of RFC 8259 to the letter: no NaN, no comments, nothing behind it, UTF-8 only. The
+    escape of half a surrogate pair is let through, as the grammar does (§8.2); JavaScript sends it.
 
     Raises:
         UnreadableJSON: it is anything else, or deeper than MAX_DEPTH.
@@ -79,8 +79,8 @@ def _check_grammar(text: bytes | memoryview) -> None:
     try:
         _raw.decode(text)
     except msgspec.DecodeError:
-        # msgspec refuses half a surrogate pair. Put a letter in the place of every surrogate, as long and as much
-        # an escape as it was, and ask again: the grammar of the rest is the same.
+        # msgspec refuses half a surrogate pair. Put a letter in the place of every surrogate, as long and as
+        # much an escape as it was, and ask again: the grammar of the rest is the same.
         mended, surrogates = _LONE_SURROGATE.subn(rb"\\u0041", text)
         if not surrogates:
             raise

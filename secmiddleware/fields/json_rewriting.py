@@ -32,8 +32,8 @@ from secmiddleware.fields.marks import Descend, Index, Mark, Name, advances
 MAX_HITS: Final = 1 << 16
 """Marked values in one body: at 2 to 3 µs for each, some 0.2 s of work in one go."""
 
-# Marks become states by the subset construction, which can double with every `[*]` behind a `..name`. Ordinary
-# sets of marks have about one state a step.
+# Marks become states by the subset construction, which can double with every `[*]` behind a `..name`.
+# Ordinary sets of marks have about one state a step.
 _MAX_STATES: Final = 1000
 
 _OPEN_OBJECT: Final = ord("{")
@@ -65,8 +65,8 @@ class Locator:
         self._root = _build(marks)
         self._needs = tuple({_needed_names(mark) for mark in marks})
         names = [step.name for mark in marks for step in mark.steps if isinstance(step, Name | Descend)]
-        # An escape that may stand for a character of a name. A letter, digit, `-` or `_` has only this form of it
-        # (RFC 8259 §7).
+        # An escape that may stand for a character of a name. A letter, digit, `-` or `_` has only this form
+        # of it (RFC 8259 §7).
         simple = all(_SIMPLE_NAME.fullmatch(name) for name in names)
         self._escape = re.compile(rb"\\u00[2-7]" if simple else rb"\\")
         self._sweep = _sweep_for(marks)
@@ -111,8 +111,9 @@ def _needed_names(mark: Mark) -> tuple[bytes, ...]:
 
 # --- Marks of the form `$..name` and nothing else: one search over the text.
 #
-# A text `"name":` in a body of the right grammar is a member, unless its first quote is an escaped one. That is
-# sound for these names only: with a colon in its name, the end of one string and the beginning of the next would do.
+# A text `"name":` in a body of the right grammar is a member, unless its first quote is an escaped one. That
+# is sound for these names only: with a colon in its name, the end of one string and the beginning of the next
+# would do.
 _SIMPLE_NAME: Final = re.compile(r"[A-Za-z0-9_-]++")
 
 
@@ -155,7 +156,7 @@ _SEPARATOR: Final = re.compile(SEPARATOR)
 
 
 class _State:
-    """What is wanted of a value that has been reached: itself (`mark`), or some of its members and elements."""
+    """What is wanted of a value: itself (`mark`), or some of its members and elements."""
 
     def __init__(self, mark: int | None) -> None:
         self.mark = mark
@@ -179,7 +180,7 @@ class _State:
 
     @cached_property
     def next_element(self) -> re.Pattern[bytes]:
-        """Steps over dull elements, no index being wanted any more; its group is set at the closing bracket."""
+        """Steps over dull elements, when no more index is wanted; its group is set at the closing bracket."""
         dull = VALUE if self.other_elements is None else self.other_elements.dull(1)
         return re.compile(rb"(?:" + SEPARATOR + dull + rb")*+" + SEPARATOR + rb"(\])?", re.DOTALL)
 
@@ -188,10 +189,10 @@ class _State:
         return min((wanted for wanted in self.elements if wanted >= index), default=None)
 
     def dull(self, depth: int) -> bytes:
-        """A pattern of values in which nothing can be wanted; those that it misses are looked into one by one.
+        """A pattern of values in which nothing can be wanted; those that it misses are looked into.
 
-        `depth` is how many levels it looks down where something may be wanted at every level. It bounds how often
-        a byte is read again, when a container turns out not to be dull.
+        `depth` is how many levels it looks down where something may be wanted at every level. It bounds how
+        often a byte is read again, when a container turns out not to be dull.
         """
         if self.mark is not None:
             return rb"(?!)"
@@ -258,7 +259,7 @@ def _build(marks: Sequence[Mark]) -> _State | None:
 
 
 _Place = tuple[int, _State | None, bool]
-"""Where the next value of interest begins and what is wanted of it; or the container's end, None and False."""
+"""Where the next value of interest begins, what is wanted of it, True; or where all ends, None, False."""
 
 
 class _InObject:

@@ -1,0 +1,143 @@
+"""The decision, pure: a request's head, a snapshot and the time in; an admission or a refusal out.
+
+Nothing here waits, logs, reads a clock or names a framework. Whoever is not refused gets two flows, one for the
+request's body and one for the response; a shell drives them and performs their events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import lru_cache
+from typing import Final
+
+from secmiddleware.certificates.judgement import Trust
+from secmiddleware.encryption.keyring import Keyring
+from secmiddleware.fields.flows import Exchange, Flow
+from secmiddleware.fields.rules import PlaceRule, Plan
+from secmiddleware.identity.patterns import NamePattern
+from secmiddleware.identity.policy import Policy, decide
+from secmiddleware.identity.speaker import identify
+from secmiddleware.messages import Identity, Refusal, RequestHead
+from secmiddleware.paths import PathPattern, judge_path
+
+# A place set is one bit a place; a service has a handful of them in practice, and a caller can only reach those
+# that its routes combine. The bound is against a file with hundreds of overlapping places.
+_PLANS_KEPT: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a field is marked: the routes, and what happens there."""
+
+    routes: tuple[PathPattern, ...]
+    rule: PlaceRule
+
+
+class Places:
+    """All places of a service; for a path, the compiled plan of those that apply. Immutable."""
+
+    def __init__(self, places: tuple[Place, ...], max_body: int) -> None:
+        self._places = places
+
+        @lru_cache(maxsize=_PLANS_KEPT)
+        def plan_of(rules: tuple[int, ...]) -> Plan:
+            return Plan.compile(tuple(places[index].rule for index in rules), max_body)
+
+        self._plan_of = plan_of
+        self._nothing = plan_of(())
+
+    def plan_for(self, path: str) -> Plan:
+        """What is to be done with the bodies of this routed path; an empty plan where nothing is marked."""
+        if not self._places:
+            return self._nothing
+        return self._plan_of(
+            tuple(
+                index
+                for index, place in enumerate(self._places)
+                if any(route.matches(path) for route in place.routes)
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that a verdict depends on beside the request and the time. One exchange uses one snapshot."""
+
+    trust: Trust
+    policy: Policy
+    places: Places = field(repr=False)
+    keyring: Keyring | None
+    mount: str = ""
+    source: str = "server"
+    reveal: Mapping[str, tuple[NamePattern, ...]] = field(default_factory=dict)
+    """For each field: who gets plaintext in a response."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A request that may go on."""
+
+    identity: Identity | None
+    head: RequestHead
+    request: Flow
+    """What happens to the request on its way to the app."""
+    exchange: Exchange = field(repr=False)
+    plan: Plan = field(repr=False)
+
+    def respond(self, method: str) -> Flow:
+        """What happens to the response; to be asked for when the request flow has ended, not before.
+
+        Whether a response must be held may depend on what the request opened.
+        """
+        return self.plan.response_flow(self.exchange, method)
+
+
+def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | Refusal:
+    """The verdict on a request, from its head alone.
+
+    In this order: can the path be read in one way only, is the certificate good, may this identity come here. A
+    certificate that is presented and is not good is refused also where none is required: what cannot be judged is
+    not let in. Where the route says `off`, a certificate is not looked at and the app sees no identity.
+    """
+    path = judge_path(head, snapshot.mount)
+    if isinstance(path, Refusal):
+        return path
+    rule = snapshot.policy.rule_for(path)
+    identity: Identity | None = None
+    if rule.client != "off":
+        who = _who(head, snapshot, now)
+        if isinstance(who, Refusal):
+            return who
+        refusal = decide(rule, who)
+        if refusal is not None:
+            return refusal
+        identity = who
+    plan = snapshot.places.plan_for(path)
+    if head.protocol == "websocket" and plan.marks_anything:
+        # Messages of a websocket are not rewritten: on a marked route they would pass unread, both ways.
+        return Refusal("payload_encoding", "fields")
+    exchange = Exchange(snapshot.keyring, now, identity, _revealed(snapshot, identity))
+    return Admission(identity, head, plan.request_flow(exchange), exchange, plan)
+
+
+def _who(head: RequestHead, snapshot: Snapshot, now: datetime) -> Identity | Refusal | None:
+    presented = head.presented
+    if presented is None:
+        return None
+    if presented.source != snapshot.source:
+        return Refusal("proxy_untrusted", "mtls.source")
+    return identify(presented, snapshot.trust, now)
+
+
+def _revealed(snapshot: Snapshot, identity: Identity | None) -> frozenset[str]:
+    if identity is None or not snapshot.reveal:
+        return frozenset()
+    return frozenset(
+        name
+        for name, patterns in snapshot.reveal.items()
+        if any(pattern.matches(identity) for pattern in patterns)
+    )
+
+

@@ -1,0 +1,123 @@
+"""What headers say of a body (its kind, its length), and what becomes of them where it is rewritten."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal
+
+from secmiddleware.messages import Headers, header_values, without_headers
+
+# RFC 9110 §8.3.1: type, subtype and parameters; a value is a token or a quoted string.
+_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+_PARAMETER: Final = re.compile(
+    rb"[ \t]*+;[ \t]*+(?:(" + _TOKEN + rb")=(" + _TOKEN + rb'|"(?:[^"\\]|\\.)*+"))?', re.DOTALL
+)
+_MEDIA_TYPE: Final = re.compile(rb"(" + _TOKEN + rb"/" + _TOKEN + rb")")
+_JSON: Final = re.compile(rb"application/(?:json|[!#$%&'*+.^_`|~0-9a-z-]+\+json)")
+
+_DIGESTS: Final = (b"content-digest", b"repr-digest", b"digest", b"content-md5")
+_LENGTHS: Final = (b"content-length", b"transfer-encoding")
+
+# An entity tag in a form that no response of ours has: they have none (RFC 9110 §13.1.1).
+_NEVER_MATCHES: Final = b'"secmiddleware-never"'
+
+
+class AmbiguousHeader(ValueError):  # noqa: N818  (a fact about a head, for whoever must refuse it)
+    """A header that can be read in two ways; the argument is its name."""
+
+
+def declared_length(headers: Headers) -> int | None:
+    """What Content-Length says, in bytes; None where it is missing.
+
+    Raises:
+        AmbiguousHeader: there are several different ones, or one that is no number (RFC 9112 §6.3).
+    """
+    values = {value.strip(b" \t") for value in header_values(headers, b"content-length")}
+    if not values:
+        return None
+    value = values.pop()
+    # 18 digits are more than any body; Python reads numbers of more than 4300 digits only when told to.
+    if values or not value.isdigit() or len(value) > 18:
+        raise AmbiguousHeader("content-length")
+    return int(value)
+
+
+def kind_of_body(headers: Headers) -> Literal["json", "coded", "other"]:
+    """Whether the body is said to be JSON in UTF-8 (or nothing is said), under a coding, or something else.
+
+    A coding is any Content-Encoding but `identity` (RFC 9110 §8.4).
+
+    Raises:
+        AmbiguousHeader: there are several different Content-Type headers.
+    """
+    codings = b",".join(header_values(headers, b"content-encoding")).lower().split(b",")
+    if any(coding.strip(b" \t") not in (b"", b"identity") for coding in codings):
+        return "coded"
+    types = {value.strip(b" \t") for value in header_values(headers, b"content-type")}
+    if len(types) > 1:
+        raise AmbiguousHeader("content-type")
+    return "json" if all(_is_json(value) for value in types) else "other"
+
+
+def _is_json(value: bytes) -> bool:
+    media_type = _MEDIA_TYPE.match(value)
+    if media_type is None or _JSON.fullmatch(media_type[1].lower()) is None:
+        return False
+    position = media_type.end()
+    while position < len(value):
+        parameter = _PARAMETER.match(value, position)
+        if parameter is None:
+            return False
+        name, said = parameter.groups()
+        if (
+            name is not None
+            and name.lower() == b"charset"
+            and said.strip(b'"').lower() not in (b"utf-8", b"utf8")
+        ):
+            return False
+        position = parameter.end()
+    return True
+
+
+def with_length(headers: Headers, length: int) -> Headers:
+    """The headers with one Content-Length and no Transfer-Encoding; the same object where they have that."""
+    value = b"%d" % length
+    if [pair for pair in headers if pair[0] in _LENGTHS] == [(b"content-length", value)]:
+        return headers
+    return (*without_headers(headers, *_LENGTHS), (b"content-length", value))
+
+
+def without_length(headers: Headers) -> Headers:
+    """The headers of a message that has no body."""
+    return without_headers(headers, *_LENGTHS)
+
+
+def without_digests(headers: Headers) -> Headers:
+    """The headers less what is a digest of the body that was (RFC 9530, RFC 3230, RFC 1864)."""
+    return without_headers(headers, *_DIGESTS)
+
+
+def without_conditions(headers: Headers) -> Headers:
+    """A request's headers, such that the app answers in full, whatever part or version the caller has.
+
+    Validators and ranges over plaintext would tell the caller about it. `If-Match: *` stays; any other entity
+    tag is replaced by one that matches nothing: no caller has got one from us.
+    """
+    kept = without_headers(headers, b"range", b"if-range", b"if-none-match", b"if-modified-since")
+    wanted = header_values(kept, b"if-match")
+    if all(value.strip(b" \t") == b"*" for value in wanted):
+        return headers if len(kept) == len(headers) else kept
+    return tuple((name, _NEVER_MATCHES if name == b"if-match" else value) for name, value in kept)
+
+
+def without_validators(headers: Headers) -> Headers:
+    """A response's headers less its entity tag (a dictionary oracle over plaintext) and offer of ranges."""
+    return without_headers(headers, b"etag", b"accept-ranges")
+
+
+def for_one_caller(headers: Headers) -> Headers:
+    """A response's headers, such that no cache keeps it for anybody else (RFC 9111 §5.2.2, RFC 9213)."""
+    return (
+        *without_headers(headers, b"cache-control", b"cdn-cache-control", b"surrogate-control"),
+        (b"cache-control", b"private, no-store"),
+    )

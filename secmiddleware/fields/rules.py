@@ -1,0 +1,95 @@
+"""Rules: which fields are marked where, compiled into a plan that gives each exchange its two flows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from secmiddleware.fields.flows import (
+    PASSIVE,
+    UNCONDITIONAL,
+    Exchange,
+    Flow,
+    Marked,
+    RequestFlow,
+    ResponseFlow,
+)
+from secmiddleware.fields.json_rewriting import Locator
+from secmiddleware.fields.values import FieldRule, PlaceRule
+
+__all__ = ["FieldRule", "PlaceRule", "Plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is done to requests and responses where a set of places applies. Immutable; serves all exchanges."""
+
+    _request: Marked | None
+    _response: Marked | None
+    _max_body: int
+    private: bool
+    """Whether a response depends on its caller: it has plaintext for some, or tokens bound to one."""
+    guards: bool
+    """Whether a request may open values that the leak guard then looks for in its response."""
+
+    @classmethod
+    def compile(cls, places: Sequence[PlaceRule], max_body: int) -> Plan:
+        """The plan of these places; of two that mark one value, the first has it.
+
+        To be called once for each set of places: it takes a millisecond or more for each mark.
+
+        Args:
+            places: what is marked.
+            max_body: the largest marked body, in bytes, each way.
+
+        Raises:
+            ValueError: the marks are too many to follow at once.
+        """
+        inward = [place for place in places if place.request != "pass"]
+        outward = [place for place in places if place.response != "pass"]
+        return cls(
+            _marked(inward),
+            _marked(outward),
+            max_body,
+            private=any(place.response == "decrypt" or place.field.bind != "none" for place in outward),
+            guards=any(place.request == "decrypt" and place.field.leak_guard for place in inward),
+        )
+
+    @property
+    def marks_anything(self) -> bool:
+        """Whether any message is rewritten."""
+        return self._request is not None or self._response is not None
+
+    @property
+    def rewrites_responses(self) -> bool:
+        """Whether every response is held and rewritten."""
+        return self._response is not None
+
+    @property
+    def may_hold_responses(self) -> bool:
+        """Whether some response may be held: a shell then offers the app no way past `send`."""
+        return self._response is not None or self.guards
+
+    def request_flow(self, exchange: Exchange) -> Flow:
+        """What happens to the request on its way to the app."""
+        if self._request is not None:
+            return RequestFlow(
+                exchange, self._request, self._max_body, response_marked=self._response is not None
+            )
+        return PASSIVE if self._response is None else UNCONDITIONAL
+
+    def response_flow(self, exchange: Exchange, method: str) -> Flow:
+        """What happens to the response; to be asked for when the request flow has let the request go.
+
+        `method` is the request's.
+        """
+        if self._response is None and not exchange.opened:
+            return PASSIVE
+        return ResponseFlow(exchange, method, self._response, self._max_body, private=self.private)
+
+
+def _marked(places: Sequence[PlaceRule]) -> Marked | None:
+    if not places:
+        return None
+    pairs = [(place, mark) for place in places for mark in place.marks]
+    return Marked(Locator([mark for _, mark in pairs]), tuple((place, str(mark)) for place, mark in pairs))

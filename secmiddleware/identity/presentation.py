@@ -1,0 +1,50 @@
+"""Where a certificate is presented: what a server put into the scope becomes a `Presented`, or None.
+
+Nothing is judged here. The source `server` has one way in: the hook of `secmiddleware.servers`, or the ASGI
+TLS extension where a server fills it by itself. There is no way from here to a header.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+from secmiddleware.messages import PRESENTED_KEY, Presented
+
+
+def presented_in(scope: Mapping[str, Any]) -> Presented | None:
+    """The certificate that came with the connection of an ASGI scope, or None where there was none.
+
+    A hook's word stands, None included: the extension is read only where no hook spoke.
+    """
+    if PRESENTED_KEY in scope:
+        presented = scope[PRESENTED_KEY]
+        return presented if isinstance(presented, Presented) else None
+    extensions = scope.get("extensions")
+    tls = extensions.get("tls") if isinstance(extensions, Mapping) else None
+    return _from_extension(tls) if isinstance(tls, Mapping) else None
+
+
+def hands_over(scope: Mapping[str, Any]) -> bool:
+    """Whether the server says anything at all about client certificates."""
+    return PRESENTED_KEY in scope or "tls" in (scope.get("extensions") or {})
+
+
+def _from_extension(tls: Mapping[str, Any]) -> Presented | None:
+    """The ASGI TLS extension, whose shape still moves: a list or tuple of PEM, missing keys, an empty chain."""
+    chain = tls.get("client_cert_chain")
+    if not isinstance(chain, list | tuple) or not chain:
+        return None
+    leaf, *rest = (_der(certificate) for certificate in chain)
+    return Presented(leaf, tuple(rest))
+
+
+def _der(certificate: object) -> bytes:
+    """DER out of PEM text; DER bytes stay. What is neither becomes empty, which no judge takes for a certificate."""
+    if isinstance(certificate, bytes):
+        return certificate
+    try:
+        return ssl.PEM_cert_to_DER_cert(certificate) if isinstance(certificate, str) else b""
+    except ValueError:
+        return b""

@@ -1,0 +1,1 @@
+"""How each server hands over the client certificate, and how `secmiddleware run` serves with it."""

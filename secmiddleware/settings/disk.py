@@ -1,0 +1,168 @@
+"""The files that the settings name: there, readable, of the right kind, and private where they are secret."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+
+from secmiddleware.certificates.trust import CertificateError, load_anchors
+from secmiddleware.encryption.kek import load_kek
+from secmiddleware.errors import ConfigError
+from secmiddleware.files import too_open
+from secmiddleware.settings.mistakes import Mistake
+from secmiddleware.settings.models import KeysSettings, MtlsSettings, Settings
+from secmiddleware.settings.positions import KeyPath
+
+# The public CAs of the whole world take a quarter of this.
+_LARGEST_PEM: Final = 1 << 20
+
+Note = tuple[Mistake, tuple[KeyPath, ...]]
+"""A mistake, and what else was looked at to find it."""
+
+
+def review_disk(settings: Settings, environ: Mapping[str, str]) -> Iterator[Note]:
+    """What is wrong with the files that the settings name; the content of none is ever told."""
+    yield from _trust(settings.mtls)
+    yield from _own_pair(settings.mtls)
+    if settings.keys is not None:
+        yield from _keys(settings.keys, environ)
+
+
+def _trust(mtls: MtlsSettings) -> Iterator[Note]:
+    seen: dict[bytes, int] = {}
+    for index, trust in enumerate(mtls.trust):
+        key: KeyPath = ("mtls", "trust", index)
+        data = _read(trust.ca)
+        if isinstance(data, str):
+            yield Mistake(key, data), ()
+            continue
+        if _is_key(data):
+            yield (
+                Mistake(
+                    key, f"{trust.ca} holds a private key", "name the CA's certificate; its key stays away"
+                ),
+                (),
+            )
+            continue
+        try:
+            anchors = load_anchors(trust.ca)
+        except CertificateError as error:
+            yield Mistake(key, str(error)), ()
+            continue
+        for digest in {anchor.fingerprint(hashes.SHA256()) for anchor in anchors}:
+            earlier = seen.setdefault(digest, index)
+            if earlier != index and mtls.trust[earlier].may_assert != trust.may_assert:
+                message = f"holds a CA that mtls.trust[{earlier}] holds too, with another may_assert"
+                yield Mistake(key, message), (("mtls", "trust", earlier),)
+                break
+
+
+def _own_pair(mtls: MtlsSettings) -> Iterator[Note]:
+    certificate_at, key_at = ("mtls", "certificate"), ("mtls", "key")
+    leaf = None if mtls.certificate is None else _leaf(mtls.certificate)
+    if isinstance(leaf, Mistake):
+        yield leaf, ()
+    public = None if mtls.key is None else _public_half(mtls.key)
+    if isinstance(public, Mistake):
+        yield public, ()
+    if isinstance(leaf, bytes) and isinstance(public, bytes) and leaf != public:
+        yield Mistake(key_at, "is not the key of mtls.certificate"), (certificate_at,)
+
+
+def _leaf(path: Path) -> bytes | Mistake:
+    """The public key (SubjectPublicKeyInfo, DER) of the first certificate of a file."""
+    at = ("mtls", "certificate")
+    data = _read(path)
+    if isinstance(data, str):
+        return Mistake(at, data)
+    if _is_key(data) and b"-----BEGIN CERTIFICATE-----" not in data:
+        return Mistake(at, f"{path} holds a private key", "the certificate belongs here")
+    try:
+        key = x509.load_pem_x509_certificates(data)[0].public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return Mistake(at, f"{path} is not a certificate in PEM")
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def _public_half(path: Path) -> bytes | Mistake:
+    """The public half (SubjectPublicKeyInfo, DER) of a private key's file."""
+    at = ("mtls", "key")
+    data = _read(path)
+    if isinstance(data, str):
+        return Mistake(at, data)
+    if too_open(path):
+        return Mistake(at, f"{path} can be used by others", f"do: chmod 600 {path}")
+    try:
+        key = serialization.load_pem_private_key(data, password=None)
+    except TypeError:
+        return Mistake(at, f"{path} is encrypted", "a server starts without a password: decrypt the key")
+    except (ValueError, UnsupportedAlgorithm):
+        return Mistake(at, f"{path} is not a private key in PEM")
+    return key.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def _keys(keys: KeysSettings, environ: Mapping[str, str]) -> Iterator[Note]:
+    try:
+        load_kek(keys.kek, environ)
+    except ConfigError as error:
+        for found in error.findings:
+            yield Mistake(("keys", "kek"), found.message, found.hint), ()
+    scheme, _, where = keys.store.partition(":")
+    if scheme != "file":
+        return
+    ring = Path(where)
+    problem = _not_there_or_private(ring)
+    if problem is not None:
+        yield Mistake(("keys", "store"), *problem), ()
+
+
+def _not_there_or_private(ring: Path) -> tuple[str, str | None] | None:
+    """What keeps a key ring from being kept there; None where it can be, or where it may still be made."""
+    try:
+        found = ring.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        around = next(folder for folder in ring.parents if folder.exists())
+        if not around.is_dir():
+            return f"{around} is not a folder", None
+        return None if os.access(around, os.W_OK | os.X_OK) else (f"nothing can be made in {around}", None)
+    except OSError as error:
+        return f"{ring} cannot be read: {error.strerror}", None
+    if not stat.S_ISREG(found.st_mode):
+        return f"{ring} is not a regular file", None
+    if too_open(ring):
+        return f"{ring} can be used by others", f"do: chmod 600 {ring}"
+    return None
+
+
+def _read(path: Path) -> bytes | str:
+    """The bytes of a PEM file, or why they cannot be had."""
+    try:
+        # O_NONBLOCK: opening a fifo would wait for somebody to write into it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return f"there is no file {path}"
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return f"{path} is not a regular file"
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            data = file.read(_LARGEST_PEM + 1)
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    finally:
+        os.close(descriptor)
+    return f"{path} is larger than {_LARGEST_PEM // 1024} KiB" if len(data) > _LARGEST_PEM else data
+
+
+def _is_key(data: bytes) -> bool:
+    return b"PRIVATE KEY-----" in data

@@ -1,0 +1,410 @@
+"""The settings as frozen models: which keys there are, of what type, with what default.
+
+One value at a time is judged here; what contradicts something else, or is not on disk, is in `review`. Paths
+and secrets resolve against the validation context (`base`, `environ`) that `loading` gives; without one,
+against the working directory and the process's environment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationInfo,
+)
+
+from secmiddleware.fields.marks import Mark
+from secmiddleware.identity.patterns import NamePattern
+from secmiddleware.paths import PathPattern
+from secmiddleware.settings.quantities import (
+    DURATION_PATTERN,
+    LARGEST,
+    LONGEST,
+    SIZE_PATTERN,
+    parse_duration,
+    parse_size,
+)
+from secmiddleware.settings.references import (
+    SettingError,
+    read_reference,
+    resolve_kek,
+    resolve_path,
+    resolve_store,
+)
+
+Client = Literal["required", "optional", "off"]
+Source = Literal[
+    "server", "nginx", "haproxy", "apache", "caddy", "rfc9440", "envoy", "traefik",
+    "aws-alb", "aws-alb-passthrough", "gcp-lb", "azure-app-service", "cloudflare",
+]  # fmt: skip
+Format = Literal["aead", "xaes", "deterministic", "fernet", "jwe"]
+Action = Literal["decrypt", "encrypt", "pass"]
+
+# Pairs of rules, of places and of marks are compared with each other: these bound that work, far above any
+# real file.
+_MOST_ROUTES: Final = 1000
+_MOST_PLACES: Final = 200
+_MOST_MARKS: Final = 500
+# A URL's usual limit; the parsers of marks and patterns never see more.
+_LONGEST_TEXT: Final = 2000
+
+
+def _base(info: ValidationInfo) -> Path:
+    return Path.cwd() if info.context is None else Path(info.context["base"])
+
+
+def _environ(info: ValidationInfo) -> Mapping[str, str]:
+    if info.context is None:
+        return os.environ
+    environ: Mapping[str, str] = info.context["environ"]
+    return environ
+
+
+def _duration(value: object) -> timedelta:
+    if isinstance(value, str):
+        return parse_duration(value)
+    if not isinstance(value, timedelta):
+        raise SettingError(
+            'must be a duration, in quotation marks and with its unit, as in "30s", "5m" or "30d"'
+        )
+    if value < timedelta(0):
+        raise SettingError("must not be negative")
+    if value > LONGEST:
+        raise SettingError(f"must be no longer than {LONGEST.days}d")
+    return value
+
+
+def _positive_duration(value: object) -> timedelta:
+    duration = _duration(value)
+    if not duration:
+        raise SettingError("must be longer than zero")
+    return duration
+
+
+def _size(value: object) -> int:
+    if isinstance(value, str):
+        value = parse_size(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise SettingError('must be a number of bytes, or a text such as "512KiB" or "4MiB"')
+    if not 0 < value <= LARGEST:
+        raise SettingError('must be between 1 byte and "1GiB"')
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise SettingError("must be a text")
+    if not value.strip():
+        raise SettingError("must not be empty")
+    if len(value) > _LONGEST_TEXT:
+        raise SettingError(f"must have at most {_LONGEST_TEXT} characters")
+    return value
+
+
+def _service_name(value: object) -> str:
+    text = _text(value)
+    if len(text) > 100 or not text.isprintable():
+        raise SettingError("must be one printable line of at most 100 characters")
+    return text
+
+
+def _mount(value: object) -> str:
+    if not isinstance(value, str):
+        raise SettingError("must be a text")
+    if value and (
+        not re.fullmatch(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+", value) or {".", ".."} & set(value.split("/"))
+    ):
+        raise SettingError(
+            'must be "", or a plain path that starts with "/" and does not end in one, as in "/shop"'
+        )
+    return value
+
+
+def _identifier(value: object) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", text) or "__" in text:
+        raise SettingError(
+            "must be a name of up to 64 letters, digits, - and single _, that starts with a letter"
+        )
+    return text
+
+
+def _path_pattern(value: object) -> str:
+    text = _text(value)
+    PathPattern.parse(text)
+    return text
+
+
+def _name_pattern(value: object) -> str:
+    text = _text(value)
+    NamePattern.parse(text)
+    return text
+
+
+def _asserted_name(value: object) -> str:
+    text = _name_pattern(value)
+    if not NamePattern.parse(text).is_of_names:
+        raise SettingError("a CA asserts names: spiffe:// dns: email: uri: or ip:")
+    return text
+
+
+def _mark(value: object) -> str:
+    text = _text(value)
+    Mark.parse(text)
+    return text
+
+
+def _callback(value: object) -> str:
+    text = _text(value)
+    module, colon, function = text.partition(":")
+    if not colon or not all(part.isidentifier() for part in (*module.split("."), *function.split("."))):
+        raise SettingError('must name a function as "module:function", as in "shop.security:on_rotation"')
+    return text
+
+
+def _trust_table(value: object) -> object:
+    if isinstance(value, str | os.PathLike):
+        return {"ca": value}
+    if not isinstance(value, Mapping | TrustSettings):
+        raise SettingError('must be a path, or a table such as { ca = "…", may_assert = ["…"] }')
+    return value
+
+
+def _path(value: object, info: ValidationInfo) -> Path:
+    return resolve_path(value, _base(info))
+
+
+def _secret(value: object, info: ValidationInfo) -> SecretStr:
+    return SecretStr(read_reference(value, _base(info), _environ(info)))
+
+
+def _store(value: object, info: ValidationInfo) -> str:
+    return resolve_store(value, _base(info), _environ(info))
+
+
+def _kek(value: object, info: ValidationInfo) -> str:
+    return resolve_kek(value, _base(info))
+
+
+class Section(BaseModel):
+    """What all tables of the settings share: no other keys, no coercion, no change, no input in errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+class FileReference(Section):
+    """A secret that stands in a file of its own."""
+
+    file: str
+
+
+class EnvReference(Section):
+    """A secret that stands in an environment variable."""
+
+    env: str
+
+
+class IsReference:
+    """Marks a setting that may be a `FileReference` or an `EnvReference`, for those who walk the models."""
+
+
+_REFERENCE: Any = str | FileReference | EnvReference
+_DURATION: Any = Annotated[str, Field(pattern=DURATION_PATTERN)]
+_SIZE: Any = Annotated[int, Field(gt=0, le=LARGEST)] | Annotated[str, Field(pattern=SIZE_PATTERN)]
+
+Duration = Annotated[timedelta, BeforeValidator(_duration, json_schema_input_type=_DURATION)]
+PositiveDuration = Annotated[timedelta, BeforeValidator(_positive_duration, json_schema_input_type=_DURATION)]
+Size = Annotated[int, BeforeValidator(_size, json_schema_input_type=_SIZE)]
+PathSetting = Annotated[Path, BeforeValidator(_path, json_schema_input_type=str)]
+Secret = Annotated[SecretStr, BeforeValidator(_secret, json_schema_input_type=_REFERENCE), IsReference()]
+Store = Annotated[str, BeforeValidator(_store, json_schema_input_type=_REFERENCE), IsReference()]
+Kek = Annotated[str, BeforeValidator(_kek, json_schema_input_type=_REFERENCE), IsReference()]
+ServiceName = Annotated[str, BeforeValidator(_service_name)]
+Mount = Annotated[str, BeforeValidator(_mount)]
+Identifier = Annotated[str, BeforeValidator(_identifier)]
+PathText = Annotated[str, BeforeValidator(_path_pattern)]
+NameText = Annotated[str, BeforeValidator(_name_pattern)]
+AssertedName = Annotated[str, BeforeValidator(_asserted_name)]
+MarkText = Annotated[str, BeforeValidator(_mark)]
+Callback = Annotated[str, BeforeValidator(_callback)]
+
+
+class ServiceSettings(Section):
+    """What is protected."""
+
+    name: ServiceName = Field(description="The service's name in telemetry.")
+    mount: Mount = Field(
+        default="", description="The prefix under which the app is mounted; another one is refused."
+    )
+    max_body: Size = Field(
+        default=4 << 20,
+        description='The largest body that is read on a route with marks: bytes, or a text like "4MiB".',
+    )
+
+
+class TrustSettings(Section):
+    """A bundle of certification authorities, and what names they may speak for."""
+
+    ca: PathSetting = Field(description="A PEM file of one or more CA certificates.")
+    may_assert: tuple[AssertedName, ...] = Field(
+        default=(),
+        max_length=_MOST_ROUTES,
+        description="What names these CAs may speak for; empty: every name.",
+    )
+
+
+Trust = Annotated[TrustSettings, BeforeValidator(_trust_table, json_schema_input_type=str | TrustSettings)]
+
+
+class MtlsSettings(Section):
+    """Who has to show a certificate, where it comes from and which ones are trusted."""
+
+    client: Client = Field(
+        default="required", description="Whether a caller needs a certificate where no route says."
+    )
+    handshake: Literal["optional", "required"] = Field(
+        default="optional",
+        description="optional: who has no certificate gets a readable 401; required: TLS closes the door.",
+    )
+    source: Source = Field(
+        default="server", description="Who hands over the certificate: the server, or the proxy."
+    )
+    trusted_proxies: tuple[str, ...] = Field(
+        default=(), description="The proxies that may hand over a certificate."
+    )
+    trust: tuple[Trust, ...] = Field(
+        default=(), max_length=100, description="The certification authorities of callers."
+    )
+    certificate: PathSetting | None = Field(
+        default=None, description="The server's own certificate chain, in PEM."
+    )
+    key: PathSetting | None = Field(
+        default=None, description="The private key of the server's certificate, in PEM."
+    )
+    profile: Literal["strict", "private-pki"] = Field(default="strict", description="How a chain is judged.")
+    crl: tuple[PathSetting, ...] = Field(default=(), description="Lists of revoked certificates.")
+    missing_crl: Literal["refuse", "allow"] = Field(
+        default="refuse", description="What to do without a current list."
+    )
+
+
+class RouteSettings(Section):
+    """A rule for some paths; the first one that matches decides."""
+
+    path: PathText = Field(description="* is one segment; /** is the whole tree below and the folder itself.")
+    client: Client | None = Field(
+        default=None, description="Whether a caller needs a certificate; else as in [mtls]."
+    )
+    allow: tuple[NameText, ...] = Field(
+        default=(),
+        max_length=_MOST_ROUTES,
+        description="Who may: spiffe://… dns: email: uri: ip: sha256: and others.",
+    )
+
+
+class KeysSettings(Section):
+    """The key ring: where it is, what protects it and when its keys change."""
+
+    ring: Identifier = Field(description="The ring's name; it is bound into every token.")
+    store: Store = Field(description='Where the ring is kept: "file:PATH" or "memory:".')
+    kek: Kek = Field(description='The key-encryption key, 32 random bytes: "file:PATH" or "env:NAME".')
+    rotate_every: PositiveDuration = Field(default=timedelta(days=30), description="How long a key seals.")
+    activation_delay: Duration = Field(
+        default=timedelta(minutes=5), description="How long a new key is published before it seals."
+    )
+    retire_after: PositiveDuration = Field(
+        default=timedelta(days=90),
+        description="How long what a key sealed stays readable once its successor seals.",
+    )
+    min_generation: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="A ring of a lower generation is refused as a replay."
+    )
+    max_document_age: PositiveDuration = Field(
+        default_factory=lambda data: 2 * data.get("rotate_every", timedelta(days=30)),
+        description="A node that starts refuses an older ring; twice rotate_every where it is not given.",
+    )
+
+
+class PlaceSettings(Section):
+    """Where a field stands in requests and responses, and what happens to it there."""
+
+    routes: tuple[PathText, ...] = Field(min_length=1, max_length=_MOST_ROUTES, description="The paths.")
+    marks: tuple[MarkText, ...] = Field(
+        min_length=1, max_length=_MOST_MARKS, description="JSONPath of names, [*], [n] and ..name."
+    )
+    request: Action = Field(default="pass", description="What happens to the value on its way to the app.")
+    response: Action = Field(
+        default="pass", description="What happens to the value on its way to the caller."
+    )
+
+
+class FieldSettings(Section):
+    """One kind of secret; its name is bound into every token of it."""
+
+    format: Format = Field(default="aead", description="The format of its tokens.")
+    also_open: tuple[Format, ...] = Field(default=(), description="Other formats whose tokens it opens too.")
+    bind: Literal["none", "tenant", "caller"] = Field(
+        default="none", description="Whose tokens open for whom, by the verified identity."
+    )
+    reveal_to: tuple[NameText, ...] = Field(
+        default=(), max_length=_MOST_ROUTES, description="Who gets plaintext where a response decrypts."
+    )
+    otherwise: Literal["token", "mask", "null", "refuse"] = Field(
+        default="token", description="What everyone else gets there."
+    )
+    leak_guard: bool = Field(
+        default=True, description="A value opened in an exchange may not leave it outside a mark."
+    )
+    places: tuple[PlaceSettings, ...] = Field(
+        default=(), max_length=_MOST_PLACES, description="Where it stands."
+    )
+
+
+class RotationSettings(Section):
+    """How changes of keys and certificates are noticed and told."""
+
+    broker: Secret = Field(default=SecretStr(""), description="The broker's URL; empty: none.")
+    poll: PositiveDuration = Field(
+        default=timedelta(seconds=30), description="How often the store is looked at."
+    )
+    callbacks: tuple[Callback, ...] = Field(
+        default=(), description='Functions to call on a change: "module:function".'
+    )
+
+
+class TelemetrySettings(Section):
+    """What is told about exchanges."""
+
+    traces: Literal["auto", "off"] = Field(
+        default="auto", description="auto: where OpenTelemetry is installed and set up."
+    )
+
+
+class Settings(Section):
+    """All settings, checked; made by `secmiddleware.settings.load`."""
+
+    service: ServiceSettings
+    mtls: MtlsSettings = MtlsSettings()
+    routes: tuple[RouteSettings, ...] = Field(default=(), max_length=_MOST_ROUTES)
+    keys: KeysSettings | None = None
+    fields: Mapping[Identifier, FieldSettings] = Field(default_factory=dict)
+    rotation: RotationSettings = RotationSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+
+    _source: Path | None = PrivateAttr(None)
+
+    @property
+    def source(self) -> Path | None:
+        """The file that the settings came from, absolute; None for a mapping."""
+        return self._source

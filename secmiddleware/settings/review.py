@@ -1,0 +1,284 @@
+"""Settings that are right one by one and wrong together, and what this version cannot do yet.
+
+Works on what is left after validation: a rule stays silent where a key that it looks at was taken out, for
+its mistake is told already. The files that the settings name are `disk`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import combinations
+from typing import Final
+
+from secmiddleware.fields.marks import Mark, overlaps
+from secmiddleware.paths import PathPattern
+from secmiddleware.settings.disk import review_disk
+from secmiddleware.settings.mistakes import Mistake, write_path
+from secmiddleware.settings.models import Client, FieldSettings, PlaceSettings, RouteSettings, Settings
+from secmiddleware.settings.positions import KeyPath
+from secmiddleware.settings.quantities import write_duration
+
+# Each mark is compared with every other one that shares a route with it: a second's work or so.
+_MOST_MARKS: Final = 1000
+
+_FORMATS: Final = ("aead", "fernet")
+_WITHOUT_ASSOCIATED_DATA: Final = ("fernet",)
+
+
+def review(settings: Settings, broken: Collection[KeyPath], environ: Mapping[str, str]) -> list[Mistake]:
+    """What contradicts something else, is not there, or is not supported by this version.
+
+    `broken` are paths whose values were wrong by themselves; in `settings` stand defaults in their place.
+    """
+    notes = [
+        *_unsupported(settings),
+        *_mtls(settings),
+        *_routes(settings),
+        *_keys(settings),
+        *_fields(settings),
+        *_overlapping_marks(settings),
+        *review_disk(settings, environ),
+    ]
+    return [
+        mistake
+        for mistake, looked_at in notes
+        if not any(_related(path, bad) for path in (mistake.path, *looked_at) for bad in broken)
+    ]
+
+
+Note = tuple[Mistake, tuple[KeyPath, ...]]
+"""A mistake, and what else was looked at to find it."""
+
+
+def _related(path: KeyPath, other: KeyPath) -> bool:
+    length = min(len(path), len(other))
+    return path[:length] == other[:length]
+
+
+def _unsupported(settings: Settings) -> Iterator[Note]:
+    later = "is not supported by this version"
+    if settings.mtls.source != "server":
+        yield Mistake(("mtls", "source"), f'"{settings.mtls.source}" {later}', 'only "server" is'), ()
+    if settings.mtls.crl:
+        yield Mistake(("mtls", "crl"), f"revocation by lists {later}", "leave crl empty"), ()
+    if settings.rotation.broker.get_secret_value():
+        yield (
+            Mistake(("rotation", "broker"), f"a broker {later}", "leave broker empty: the store is polled"),
+            (),
+        )
+    for name, one in settings.fields.items():
+        if one.format not in _FORMATS:
+            yield Mistake(("fields", name, "format"), f'"{one.format}" {later}', 'use "aead" or "fernet"'), ()
+        for index, other in enumerate(one.also_open):
+            if other not in _FORMATS:
+                yield Mistake(("fields", name, "also_open", index), f'"{other}" {later}'), ()
+
+
+def _mtls(settings: Settings) -> Iterator[Note]:
+    mtls = settings.mtls
+    if mtls.source != "server" and not mtls.trusted_proxies:
+        message = f'source "{mtls.source}" needs the proxies that may hand over a certificate'
+        yield Mistake(("mtls", "trusted_proxies"), message), (("mtls", "source"),)
+    if mtls.source == "server" and mtls.trusted_proxies:
+        message = 'names proxies, but with source "server" none is asked'
+        yield Mistake(("mtls", "trusted_proxies"), message), (("mtls", "source"),)
+    if mtls.handshake == "required":
+        for path, client in _clients(settings):
+            if client != "required":
+                message = f'"required" closes the door in TLS, but {write_path(path)} is "{client}"'
+                hint = 'use handshake = "optional", or require a certificate everywhere'
+                yield Mistake(("mtls", "handshake"), message, hint), (path, ("mtls", "client"), ("routes",))
+                break
+    asking = next((path for path, client in _clients(settings) if client != "off"), None)
+    if asking is not None and not mtls.trust:
+        message = f"is empty, but {write_path(asking)} asks for certificates, and none would be accepted"
+        hint = 'name the CA of the callers, as in trust = ["pki/ca.pem"]'
+        yield Mistake(("mtls", "trust"), message, hint), (asking, ("mtls", "client"), ("routes",))
+    if mtls.certificate is not None and mtls.key is None:
+        message = "is missing: the certificate is of no use without its private key"
+        yield Mistake(("mtls", "key"), message), (("mtls", "certificate"),)
+    if mtls.key is not None and mtls.certificate is None:
+        message = "is missing: the key is of no use without its certificate"
+        yield Mistake(("mtls", "certificate"), message), (("mtls", "key"),)
+
+
+def _client_of(route: RouteSettings, default: Client) -> Client:
+    """What a route asks for: `allow` implies a certificate."""
+    return "required" if route.allow else route.client or default
+
+
+def _clients(settings: Settings) -> Iterator[tuple[KeyPath, Client]]:
+    """What is asked for anywhere, and by which key."""
+    yield ("mtls", "client"), settings.mtls.client
+    for index, route in enumerate(settings.routes):
+        if route.allow or route.client:
+            key = "allow" if route.allow else "client"
+            yield ("routes", index, key), _client_of(route, settings.mtls.client)
+
+
+def _routes(settings: Settings) -> Iterator[Note]:
+    patterns = [PathPattern.parse(route.path) for route in settings.routes]
+    for index, (route, pattern) in enumerate(zip(settings.routes, patterns, strict=True)):
+        if route.allow and route.client in ("off", "optional"):
+            message = f'says who may, which requires a certificate, but client is "{route.client}"'
+            hint = "remove client from this route"
+            yield Mistake(("routes", index, "allow"), message, hint), (("routes", index, "client"),)
+        earlier = next((number for number in range(index) if patterns[number].covers(pattern)), None)
+        if earlier is not None:
+            message = f"can never match: routes[{earlier}] matches all of it, and comes first"
+            hint = "remove it, or move it up"
+            yield Mistake(("routes", index, "path"), message, hint), (("routes", earlier, "path"),)
+
+
+def least_delay(poll: timedelta, reach: str) -> timedelta:
+    """The least time for which a new key has to be known before it seals, for a store of that reach.
+
+    From P·(1+j)·(1+k) + J + T_fetch + 2·skew + T_pause: P is the poll, j = 0.1 its jitter, and k =
+    ⌈ln(N·loss/ε) / ln(1/f)⌉ the looks in a row that may fail. For a file on one host, N = 64 processes, f
+    = 0.001 of the looks fail, ε = 0.001 is the accepted chance that any process is late, and none is told
+    but by its poll (loss = 1): k = ⌈11.1 / 6.9⌉ = 2, hence 3.3·P. There is no notice to spread (J = 0)
+    and one clock (skew = 0); half a second is left for reading the file and for pauses. Inside one
+    process a new key is known at once.
+    """
+    return timedelta(0) if reach == "process" else 3.3 * poll + timedelta(seconds=0.5)
+
+
+def _keys(settings: Settings) -> Iterator[Note]:
+    keys = settings.keys
+    if keys is None:
+        return
+    least = least_delay(settings.rotation.poll, "process" if keys.store == "memory:" else "host")
+    delay, rotate = ("keys", "activation_delay"), ("keys", "rotate_every")
+    if keys.activation_delay < least:
+        poll = write_duration(settings.rotation.poll)
+        enough = write_duration(timedelta(seconds=-(-least // timedelta(seconds=1))))
+        message = f"is too short: with poll = {poll} a process may learn of a new key later than that"
+        hint = f"at least {enough}, or a shorter poll"
+        yield Mistake(delay, message, hint), (("rotation", "poll"), ("keys", "store"))
+    if keys.rotate_every <= keys.activation_delay:
+        message = (
+            "must be longer than activation_delay: a key would be due before its predecessor ever sealed"
+        )
+        yield Mistake(rotate, message), (delay,)
+    if keys.retire_after < keys.activation_delay:
+        message = "must not be shorter than activation_delay: values would become unreadable under way"
+        yield Mistake(("keys", "retire_after"), message), (delay,)
+    if keys.max_document_age < keys.rotate_every:
+        message = "must not be shorter than rotate_every: a node could not start on a ring that is in order"
+        yield Mistake(("keys", "max_document_age"), message), (rotate,)
+
+
+def _fields(settings: Settings) -> Iterator[Note]:
+    for name, one in settings.fields.items():
+        here: KeyPath = ("fields", name)
+        if not one.places:
+            message = "has no place, so it never happens"
+            yield Mistake(here, message, f"add [[fields.{name}.places]]"), ((*here, "places"),)
+        yield from _field_formats(here, one)
+        reveals = next((i for i, place in enumerate(one.places) if place.response == "decrypt"), None)
+        if reveals is not None and not one.reveal_to:
+            message = f"must say who gets plaintext: places[{reveals}] decrypts responses"
+            looked_at = ((*here, "places", reveals, "response"),)
+            yield Mistake((*here, "reveal_to"), message, 'as in ["spiffe://example.org/ops/*"]'), looked_at
+        for index, place in enumerate(one.places):
+            yield from _place(settings, one, (*here, "places", index), place)
+    sealed = next((name for name, one in settings.fields.items() if one.places), None)
+    if settings.keys is None and sealed is not None:
+        message = f"is missing, and fields.{sealed} needs a key ring"
+        yield Mistake(("keys",), message, "ring, store and kek are needed"), ()
+
+
+def _field_formats(here: KeyPath, one: FieldSettings) -> Iterator[Note]:
+    if one.bind == "none":
+        return
+    bind = (*here, "bind")
+    for path, name in (
+        ((*here, "format"), one.format),
+        *(((*here, "also_open", index), other) for index, other in enumerate(one.also_open)),
+    ):
+        if name in _WITHOUT_ASSOCIATED_DATA:
+            message = f'"{one.bind}" is impossible: a token of {path[2]} "{name}" cannot name its {one.bind}'
+            yield Mistake(bind, message, 'use "aead" alone, or bind = "none"'), (path,)
+
+
+def _place(settings: Settings, one: FieldSettings, here: KeyPath, place: PlaceSettings) -> Iterator[Note]:
+    if place.request == "pass" and place.response == "pass":
+        message = "does nothing: request and response are both pass"
+        hint = 'give request or response: "decrypt" or "encrypt"'
+        yield Mistake(here, message, hint), ((*here, "request"), (*here, "response"))
+    if one.bind == "none":
+        return
+    for index, route in enumerate(place.routes):
+        open_door = _may_lack_certificate(settings, PathPattern.parse(route))
+        if open_door is not None:
+            door = write_path(open_door)
+            message = f"is bound to the {one.bind}, but {door} lets callers in without a certificate"
+            hint = 'require one there, or bind = "none"'
+            looked_at = ((*here[:2], "bind"), ("routes",), ("mtls", "client"))
+            yield Mistake((*here, "routes", index), message, hint), looked_at
+
+
+def _may_lack_certificate(settings: Settings, pattern: PathPattern) -> KeyPath | None:
+    """The key that lets callers without a certificate reach some path of a pattern; None where none does."""
+    for index, route in enumerate(settings.routes):
+        rule = PathPattern.parse(route.path)
+        if not meet(rule, pattern):
+            continue
+        if _client_of(route, settings.mtls.client) != "required":
+            return ("routes", index, "client") if route.client else ("mtls", "client")
+        if rule.covers(pattern):
+            return None
+    return None if settings.mtls.client == "required" else ("mtls", "client")
+
+
+def meet(first: PathPattern, second: PathPattern) -> bool:
+    """Whether some path is matched by both patterns."""
+    shorter, longer = sorted((first, second), key=lambda pattern: len(pattern.segments))
+    if len(shorter.segments) < len(longer.segments) and not shorter.tree:
+        return False
+    pairs = zip(shorter.segments, longer.segments, strict=False)  # the shorter one's tree takes the rest
+    return all("*" in (one, other) or one == other for one, other in pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Routed:
+    """The marks of one place, with the routes they are looked for on."""
+
+    path: KeyPath
+    patterns: list[PathPattern]
+    marks: list[Mark]
+
+
+def _overlapping_marks(settings: Settings) -> Iterator[Note]:
+    """Marks on one route that may select one value, or one inside the other: it would be handled twice."""
+    places = [
+        _Routed(
+            ("fields", name, "places", index),
+            [PathPattern.parse(route) for route in place.routes],
+            [Mark.parse(mark) for mark in place.marks],
+        )
+        for name, one in settings.fields.items()
+        for index, place in enumerate(one.places)
+    ]
+    total = sum(len(place.marks) for place in places)
+    if total > _MOST_MARKS:
+        yield Mistake(("fields",), f"has {total} marks in all: {_MOST_MARKS} are the most"), ()
+        return
+    for place in places:
+        for (i, first), (j, second) in combinations(enumerate(place.marks), 2):
+            if overlaps(first, second):
+                yield _overlap((*place.path, "marks", j), (*place.path, "marks", i))
+    for one, other in combinations(places, 2):
+        if not any(meet(a, b) for a in one.patterns for b in other.patterns):
+            continue
+        for i, first in enumerate(one.marks):
+            for j, second in enumerate(other.marks):
+                if overlaps(first, second):
+                    yield _overlap((*other.path, "marks", j), (*one.path, "marks", i))
+
+
+def _overlap(later: KeyPath, earlier: KeyPath) -> Note:
+    message = f"may select a value that {write_path(earlier)} selects too, on a route that both are for"
+    return Mistake(later, message, "mark each value once"), (earlier,)

@@ -1,0 +1,1 @@
+"""What is told to the outside about exchanges: the `Observer` seam and the audit log."""

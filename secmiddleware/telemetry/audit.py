@@ -1,0 +1,63 @@
+"""The audit log: one line of JSON for every refusal, under the logger `secmiddleware.audit`.
+
+A line holds the code, what refused, whose certificate it was (its digest and the escaped name) and the trace id that
+the caller was shown; never a value, a certificate, a header or a path.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+
+from secmiddleware.engine import Admission
+from secmiddleware.messages import Refusal, RequestHead
+from secmiddleware.telemetry.observer import ExchangeRecord
+
+audit_log = logging.getLogger("secmiddleware.audit")
+
+
+class AuditObserver:
+    """Writes a line for every exchange that was refused, at whatever stage."""
+
+    def begin(self, head: RequestHead, verdict: Admission | Refusal, started_ns: int) -> AuditObservation:
+        """The observation of one exchange."""
+        return AuditObservation(head, verdict)
+
+
+class AuditObservation:
+    """One exchange on its way to the audit log."""
+
+    def __init__(self, head: RequestHead, verdict: Admission | Refusal) -> None:
+        self.head = head
+        self._verdict = verdict
+
+    @cached_property
+    def trace_id(self) -> str:
+        """A random id, made when it is first asked for: most exchanges never need one."""
+        return os.urandom(16).hex()
+
+    def active(self) -> AbstractContextManager[None]:
+        """Nothing: a log has no context."""
+        return nullcontext()
+
+    def end(self, record: ExchangeRecord) -> None:
+        """Write the line, if the exchange was refused."""
+        if record.refusal is not None:
+            audit_log.warning("%s", json.dumps(self._line(record.refusal)))
+
+    def _line(self, refusal: Refusal) -> dict[str, object]:
+        identity = self._verdict.identity if isinstance(self._verdict, Admission) else None
+        return {
+            "event": "access.denied",
+            "code": refusal.code,
+            "status": refusal.status,
+            "where": refusal.where,
+            "protocol": self.head.protocol,
+            "peer": self.head.peer.host,
+            "client": str(identity) if identity is not None else None,
+            "client_sha256": identity.sha256 if identity is not None else None,
+            "trace_id": self.trace_id,
+        }

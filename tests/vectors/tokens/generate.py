@@ -1,0 +1,258 @@
+"""Writes tokens.json anew: `python tests/vectors/tokens/generate.py`. Every random byte is fixed here."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import padding
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CBC
+
+from secmiddleware.encryption.derivation import FERNET, derive
+from secmiddleware.encryption.document import KeyEntry, RingDocument, show_time
+from secmiddleware.encryption.kek import Kek
+from secmiddleware.encryption.root import Root
+from secmiddleware.encryption.tokens import Context, SuiteOne
+
+HERE = Path(__file__).parent
+NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
+RING = "payments"
+
+
+def fixed(label: str, length: int) -> bytes:
+    """Bytes that look random and are always the same."""
+    return hashlib.shake_256(b"secmiddleware test vector " + label.encode()).digest(length)
+
+
+def days(count: float) -> datetime:
+    return NOW + timedelta(days=count)
+
+
+# kid, created, activated, retired, distrusted, destroyed; days from now
+PLAN = [
+    ("00000001", -200, -200, -100, False, -50),
+    ("a1b2c3d4", -190, -190, -70, False, None),
+    ("0badc0de", -160, -160, 20, True, None),
+    ("feedf00d", -60, -59, 60, False, None),
+    ("12345678", -30, -30, 80, False, None),
+    ("cafebabe", -0.001, 0.002, None, False, None),
+]
+
+
+def ring(name: str) -> tuple[RingDocument, Root, dict[str, bytes]]:
+    root = Root.fresh(name, Kek(fixed("kek", 32)), lambda length: fixed(f"root {name} {length}", length))
+    secrets = {kid: fixed(f"ring key {kid}", 32) for kid, *_ in PLAN}
+    keys = tuple(
+        KeyEntry(
+            kid,
+            days(created),
+            days(activated),
+            None if retired is None else days(retired),
+            distrusted=distrusted,
+            destroyed_at=None if destroyed is None else days(destroyed),
+            uses=1 << 18,
+            wrapped=None
+            if destroyed is not None
+            else root.wrap(kid, secrets[kid], lambda length, kid=kid: fixed(f"wrap {kid}", length)),
+        )
+        for kid, created, activated, retired, distrusted, destroyed in PLAN
+    )
+    return RingDocument(name, 42, days(-0.001), root.wrapped, keys), root, secrets
+
+
+def sealed(secret: bytes, kid: str, context: Context, value: bytes, nonce: bytes, name: str = RING) -> str:
+    return SuiteOne(name, kid, secret).seal(value, context.slots, nonce).decode()
+
+
+def fernet(secret: bytes, context: Context, value: bytes, iv: bytes, seconds: int) -> str:
+    key = derive(secret, FERNET, RING.encode(), context.field.encode(), context.purpose.encode())
+    padder = padding.PKCS7(128).padder()
+    encryptor = Cipher(AES(key[16:]), CBC(iv)).encryptor()
+    text = encryptor.update(padder.update(value) + padder.finalize()) + encryptor.finalize()
+    signed = b"\x80" + seconds.to_bytes(8, "big") + iv + text
+    return base64.urlsafe_b64encode(signed + hmac.digest(key[:16], signed, "sha256")).decode()
+
+
+def slots(context: Context) -> dict[str, str]:
+    return {name: asdict(context)[name] for name in ("field", "purpose", "tenant", "caller")}
+
+
+def tokens(secrets: dict[str, bytes]) -> list[dict[str, Any]]:
+    plain, bound = Context("ssn"), Context("ssn", "field", "spiffe://example.org", "spiffe://example.org/shop")
+    cases = [
+        ("a string under the primary key", "12345678", plain, '"123-45-6789"'),
+        ("under a key that opens only", "feedf00d", plain, '"123-45-6789"'),
+        ("under a key that is pending", "cafebabe", plain, "null"),
+        ("a number keeps its last zero", "12345678", plain, "1.10"),
+        ("bound to tenant and caller", "12345678", bound, '{"iban": "DE00"}'),
+        ("another purpose", "12345678", Context("ssn", "probe"), "true"),
+        ("names that are not ASCII", "12345678", Context("größe", tenant="münchen"), '"ü"'),
+        ("an empty value", "12345678", plain, ""),
+        ("a long value", "12345678", plain, json.dumps("x" * 1000)),
+    ]
+    found = []
+    for name, kid, context, value in cases:
+        nonce = fixed(f"nonce {name}", 12)
+        token = sealed(secrets[kid], kid, context, value.encode(), nonce)
+        found.append(
+            {"name": name, "format": "aead", "kid": kid, **slots(context), "nonce": nonce.hex(), "value": value}
+            | {"token": token}
+        )
+    at = int(NOW.timestamp())
+    for name, kid, value in [
+        ("Fernet under the primary key", "12345678", '"123-45-6789"'),
+        ("Fernet under a key that opens only", "feedf00d", "1.10"),
+        ("Fernet under a key that is pending", "cafebabe", ""),
+    ]:
+        iv = fixed(f"iv {name}", 16)
+        token = fernet(secrets[kid], plain, value.encode(), iv, at)
+        found.append(
+            {"name": name, "format": "fernet", "kid": kid, **slots(plain), "nonce": iv.hex(), "value": value}
+            | {"token": token}
+        )
+    return found
+
+
+def respelled(raw: bytes) -> str:
+    return "sm1." + base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def refused(secrets: dict[str, bytes]) -> list[dict[str, Any]]:
+    """Tokens that must not open, each a small step away from one that does."""
+    here, value = Context("ssn"), b'"123-45-6789"'
+    primary = secrets["12345678"]
+    # A nonce for which the text has both letters of base64url that base64 has not, and bits to spare at its end.
+    nonce = next(
+        nonce
+        for nonce in (fixed(f"nonce refused {number}", 12) for number in range(1000))
+        if {"-", "_"} <= set(sealed(primary, "12345678", here, value, nonce)[4:])
+    )
+    good = sealed(primary, "12345678", here, value, nonce)
+    raw = base64.urlsafe_b64decode(good[4:] + "=" * (-len(good[4:]) % 4))
+    assert len(raw) % 3 == 1, "no bits to spare"
+    last = chr(ord(good[-1]) + 1)
+    cases: list[tuple[str, str, Context]] = [
+        ("a flipped bit in the tag", respelled(raw[:-1] + bytes([raw[-1] ^ 1])), here),
+        ("a flipped bit in the ciphertext", respelled(raw[:17] + bytes([raw[17] ^ 128]) + raw[18:]), here),
+        ("a flipped bit in the nonce", respelled(raw[:5] + bytes([raw[5] ^ 1]) + raw[6:]), here),
+        ("the id of another key", respelled(raw[:1] + bytes.fromhex("feedf00d") + raw[5:]), here),
+        ("suite 0", respelled(b"\x00" + raw[1:]), here),
+        ("suite 2", respelled(b"\x02" + raw[1:]), here),
+        ("a byte short", respelled(raw[:-1]), here),
+        ("a byte long", respelled(raw + b"\x00"), here),
+        ("nothing but a header and a nonce", respelled(raw[:17]), here),
+        ("nothing after the prefix", "sm1.", here),
+        ("the empty text", "", here),
+        ("padding", good + "=" * (-len(good[4:]) % 4), here),
+        ("the alphabet of base64", "sm1." + good[4:].replace("-", "+").replace("_", "/"), here),
+        ("bits to spare that are not zero", good[:-1] + last, here),
+        ("a line end behind it", good + "\n", here),
+        ("a space in the middle", good[:20] + " " + good[20:], here),
+        ("a space in front", " " + good, here),
+        ("a dot too many", "sm1.." + good[4:], here),
+        ("the prefix in capitals", "SM1." + good[4:], here),
+        ("another version", "sm2." + good[4:], here),
+        ("no prefix", good[4:], here),
+        ("the prefix twice", "sm1." + good, here),
+        ("another field", good, Context("iban")),
+        ("another purpose", good, Context("ssn", "probe")),
+        ("a tenant", good, Context("ssn", tenant="spiffe://example.org")),
+        ("a caller", good, Context("ssn", caller="spiffe://example.org/shop")),
+        ("a border moved between two slots", good, Context("ss", "nfield")),
+        ("a caller where the tenant was", sealed(primary, "12345678", Context("ssn", tenant="a"), value, nonce),
+         Context("ssn", caller="a")),
+        ("another ring", sealed(primary, "12345678", here, value, nonce, "invoices"), here),
+        ("the ring key itself as the key", sealed_raw(primary, here, value, nonce), here),
+        ("a key that is retired", sealed(secrets["a1b2c3d4"], "a1b2c3d4", here, value, nonce), here),
+        ("a key that is distrusted", sealed(secrets["0badc0de"], "0badc0de", here, value, nonce), here),
+        ("a key that is destroyed", sealed(secrets["00000001"], "00000001", here, value, nonce), here),
+    ]
+    at, iv = int(NOW.timestamp()), fixed("iv refused", 16)
+    as_fernet = Context("ssn", format="fernet")
+    good_fernet = fernet(primary, as_fernet, value, iv, at)
+    assert good_fernet.endswith("=")
+    assert "-" in good_fernet or "_" in good_fernet
+    fernets = [
+        ("suite 1 where Fernet is due", good, as_fernet),
+        ("Fernet for another field", good_fernet, Context("iban", format="fernet")),
+        ("Fernet for another purpose", good_fernet, Context("ssn", "probe", format="fernet")),
+        ("Fernet without padding", good_fernet.rstrip("="), as_fernet),
+        ("Fernet with more padding", good_fernet + "====", as_fernet),
+        ("Fernet in the alphabet of base64", good_fernet.replace("-", "+").replace("_", "/"), as_fernet),
+        ("Fernet with a line end", good_fernet + "\n", as_fernet),
+        ("Fernet with a flipped bit", good_fernet[:30] + ("A" if good_fernet[30] != "A" else "B") + good_fernet[31:],
+         as_fernet),
+        ("Fernet under a retired key", fernet(secrets["a1b2c3d4"], as_fernet, value, iv, at), as_fernet),
+        ("Fernet under a distrusted key", fernet(secrets["0badc0de"], as_fernet, value, iv, at), as_fernet),
+        ("Fernet under a destroyed key", fernet(secrets["00000001"], as_fernet, value, iv, at), as_fernet),
+        ("nothing where Fernet is due", "", as_fernet),
+    ]
+    cases.append(("Fernet where suite 1 is due", good_fernet, here))
+    found = [
+        {"name": name, "format": context.format, **slots(context), "token": token, "error": "refused"}
+        for name, token, context in cases + fernets
+    ]
+    unknown = sealed(fixed("ring key of nobody", 32), "deadbeef", here, value, nonce)
+    found.append(
+        {"name": "a key that the ring never had", "format": "aead", **slots(here)}
+        | {"token": unknown, "error": "key_unknown"}
+    )
+    return found
+
+
+def sealed_raw(secret: bytes, context: Context, value: bytes, nonce: bytes) -> str:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    header = b"\x01" + bytes.fromhex("12345678")
+    associated = b"secmw/token/v1" + header + len(RING).to_bytes(4, "big") + RING.encode() + context.slots
+    return respelled(header + nonce + AESGCM(secret).encrypt(nonce, value, associated))
+
+
+def documents() -> list[dict[str, str]]:
+    """Documents that must be refused although, or because, somebody changed one thing."""
+    document, root, _ = ring(RING)
+    text = root.write(document).decode()
+    other, other_root, _ = ring("invoices")
+    keys = document.keys
+    swapped = replace(document, keys=(*keys[:3], replace(keys[3], wrapped=keys[4].wrapped), *keys[4:]))
+    return [
+        {"name": "a later generation, same MAC", "document": text.replace('"gen":42', '"gen":43')},
+        {"name": "trusted again", "document": text.replace('"distrusted":true', '"distrusted":false')},
+        {"name": "the name of another ring", "document": text.replace('"payments"', '"invoices"')},
+        {"name": "another ring under the same KEK", "document": other_root.write(other).decode()},
+        {"name": "two members of one name", "document": text.replace('{"gen":42', '{"gen":41,"gen":42')},
+        {"name": "a member too many", "document": text.replace('{"gen":42', '{"note":"","gen":42')},
+        {"name": "a MAC that fits over a key wrapped as another", "document": root.write(swapped).decode()},
+    ]
+
+
+def vectors() -> dict[str, Any]:
+    document, root, secrets = ring(RING)
+    return {
+        "specification": "docs/token-format.md",
+        "kek": fixed("kek", 32).hex(),
+        "ring": RING,
+        "now": show_time(NOW),
+        "document": root.write(document).decode(),
+        "root": fixed(f"root {RING} 32", 32).hex(),
+        "ring_keys": {entry.kid: secrets[entry.kid].hex() for entry in document.keys if entry.wrapped},
+        "tokens": tokens(secrets),
+        "refused": refused(secrets),
+        "refused_documents": documents(),
+    }
+
+
+def text() -> str:
+    return json.dumps(vectors(), indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    (HERE / "tokens.json").write_text(text(), encoding="utf-8")
