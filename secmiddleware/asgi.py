@@ -1,8 +1,8 @@
 """The ASGI shell: turns a scope into data, asks the engine, performs the events.
 
-It decides nothing. Where a flow is passive the app gets the very `receive` and `send` of the server; else both are
-driven through the flows. HTTP, websocket and lifespan all pass here; a scope of any other type is refused, since
-nobody has judged it.
+It decides nothing. Where a flow is passive the app gets the very `receive` and `send` of the server; else
+both are driven through the flows. HTTP, websocket and lifespan all pass here; a scope of any other type is
+refused, since nobody has judged it.
 """
 
 from __future__ import annotations
@@ -65,10 +65,11 @@ _PAST_THE_FLOW: Final = frozenset(
 class SecMiddleware:
     """An ASGI app that lets through to `app` what the settings allow, rewritten as they say.
 
-    `config` is the path of a secmiddleware.toml, a mapping with the same keys, `Settings`, or a `SecurityManager`
-    (which the caller then starts and stops, or leaves to the lifespan). A config that cannot be used does not raise
-    here, since frameworks build their middleware inside the lifespan, where a raised error is taken for "no
-    lifespan": it is answered with `lifespan.startup.failed`, which ends the server, and every request with a 500.
+    `config` is the path of a secmiddleware.toml, a mapping with the same keys, `Settings`, or a
+    `SecurityManager` (which the caller then starts and stops, or leaves to the lifespan). A config that
+    cannot be used does not raise here, since frameworks build their middleware inside the lifespan, where a
+    raised error is taken for "no lifespan": it is answered with `lifespan.startup.failed`, which ends the
+    server, and every request with a 500.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class SecMiddleware:
             raise self._unusable or SecMiddlewareError("not configured")
         if _APPLIED_KEY in scope:
             raise SecMiddlewareError(
-                "SecMiddleware is applied twice to this app: the inner one would judge what the outer one made"
+                "SecMiddleware is applied twice to this app: the inner one would judge what the outer made"
             )
         if not self._manager.running:
             self._manager.start()
@@ -304,7 +305,9 @@ class _Reply:
             return  # refused already: what the app still has to say goes nowhere
         match message["type"]:
             case "http.response.start":
-                headers = tuple((bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ()))
+                headers = tuple(
+                    (bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())
+                )
                 await self._perform(self._flow.start(ResponseHead(message["status"], headers)))
             case "http.response.body":
                 await self._perform(self._flow.feed(message.get("body", b"")))
@@ -348,7 +351,9 @@ class _Reply:
     async def _send_head(self, head: ResponseHead, prefix: str = "") -> None:
         self.status = head.status
         headers: Headers = head.headers
-        await self.send({"type": f"{prefix}http.response.start", "status": head.status, "headers": list(headers)})
+        await self.send(
+            {"type": f"{prefix}http.response.start", "status": head.status, "headers": list(headers)}
+        )
 
 
 class _Lifespan:

@@ -1,7 +1,7 @@
 """The decision, pure: a request's head, a snapshot and the time in; an admission or a refusal out.
 
-Nothing here waits, logs, reads a clock or names a framework. Whoever is not refused gets two flows, one for the
-request's body and one for the response; a shell drives them and performs their events.
+Nothing here waits, logs, reads a clock or names a framework. Whoever is not refused gets two flows, one for
+the request's body and one for the response; a shell drives them and performs their events.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from secmiddleware.identity.speaker import identify
 from secmiddleware.messages import Identity, Refusal, RequestHead
 from secmiddleware.paths import PathPattern, judge_path
 
-# A place set is one bit a place; a service has a handful of them in practice, and a caller can only reach those
-# that its routes combine. The bound is against a file with hundreds of overlapping places.
+# A place set is one bit a place; a service has a handful of them in practice, and a caller can only reach
+# those that its routes combine. The bound is against a file with hundreds of overlapping places.
 _PLANS_KEPT: Final = 512
 
 
@@ -97,9 +97,10 @@ class Admission:
 def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | Refusal:
     """The verdict on a request, from its head alone.
 
-    In this order: can the path be read in one way only, is the certificate good, may this identity come here. A
-    certificate that is presented and is not good is refused also where none is required: what cannot be judged is
-    not let in. Where the route says `off`, a certificate is not looked at and the app sees no identity.
+    In this order: can the path be read in one way only, is the certificate good, may this identity come here.
+    A certificate that is presented and is not good is refused also where none is required: what cannot be
+    judged is not let in. Where the route says `off`, a certificate is not looked at and the app sees no
+    identity.
     """
     path = judge_path(head, snapshot.mount)
     if isinstance(path, Refusal):
@@ -139,5 +140,3 @@ def _revealed(snapshot: Snapshot, identity: Identity | None) -> frozenset[str]:
         for name, patterns in snapshot.reveal.items()
         if any(pattern.matches(identity) for pattern in patterns)
     )
-
-

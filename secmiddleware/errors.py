@@ -1,7 +1,7 @@
 """Every exception of the project, under one root.
 
-A caller's fault over HTTP is not here: it is a `Refusal` value (messages.py). What is raised is an operator's or
-a programmer's fault, and says which key of the file, which place and what to do; it never holds a secret.
+A caller's fault over HTTP is not here: it is a `Refusal` value (messages.py). What is raised is an operator's
+or a programmer's fault, and says which key of the file, which place and what to do; it never holds a secret.
 """
 
 from __future__ import annotations

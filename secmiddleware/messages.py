@@ -1,7 +1,7 @@
 """The frozen data that all layers speak: heads, a presented certificate, an identity, a refusal, events.
 
-A request becomes data, data a decision, the decision events; a shell performs them. Nothing here does I/O, reads
-a clock or names a framework.
+A request becomes data, data a decision, the decision events; a shell performs them. Nothing here does I/O,
+reads a clock or names a framework.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 """Lower-case names; order and duplicates as they came."""
 
 PRESENTED_KEY: Final = "secmiddleware.presented"
-"""The scope or environ key under which every server hook, and every test, hands over a `Presented` or None."""
+"""The scope or environ key under which a server hook, or a test, hands over a `Presented` or None."""
 
 IDENTITY_KEY: Final = "secmiddleware.identity"
 """The scope or environ key under which the app finds the `Identity`, or None; always overwritten."""
@@ -193,7 +193,7 @@ class Refusal:
 
     code: str
     where: str | None = None
-    """The mark, or the key of the configuration, that refused. The log has it; the caller is told marks only."""
+    """The mark, or the key of the configuration, that refused; the caller is told marks only."""
 
     def __post_init__(self) -> None:
         if self.code not in STATUS_OF:

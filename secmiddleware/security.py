@@ -1,22 +1,26 @@
 """SecurityManager: builds the parts from the settings, starts and stops them, says how they are.
 
-The constructor reads and checks what the settings name, and starts nothing. `start()` blocks for the first look at
-the key ring only. What the request path needs is one attribute, `snapshot`: immutable, no lock, no I/O.
+The constructor reads and checks what the settings name, and starts nothing. `start()` blocks for the first
+look at the key ring only. What the request path needs is one attribute, `snapshot`: immutable, no lock, no
+I/O.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
+from secmiddleware.certificates.judgement import Trust
 from secmiddleware.certificates.manager import CertificateManager
+from secmiddleware.certificates.trust import TrustAnchor, load_anchors
 from secmiddleware.encryption.kek import load_kek
 from secmiddleware.encryption.manager import EncryptionManager, KeyPolicy
+from secmiddleware.encryption.tokens import Format
+from secmiddleware.encryption.uses import FIRST_BLOCK
 from secmiddleware.engine import Place, Places, Snapshot
 from secmiddleware.fields.marks import Mark
 from secmiddleware.fields.rules import FieldRule, PlaceRule
@@ -26,21 +30,24 @@ from secmiddleware.paths import PathPattern
 from secmiddleware.rotation.line import RotationLine
 from secmiddleware.rotation.stores import open_store
 from secmiddleware.settings.loading import load
-from secmiddleware.settings.models import Settings
+from secmiddleware.settings.models import KeysSettings, MtlsSettings, Settings
 
 
 class SecurityManager:
     """Everything that the settings ask for, in one place.
 
-    Idempotent: a second `start()` or `stop()` does nothing; restartable; a context manager, sync and async. Used by
-    several threads at once it is safe; after a fork the child's threads are its own.
+    Idempotent: a second `start()` or `stop()` does nothing; restartable; a context manager, sync and async.
+    Used by several threads at once it is safe; after a fork the child's threads are its own.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises ConfigError where a file that the settings name cannot be used."""
+    def __init__(self, settings: Settings, environ: Mapping[str, str] | None = None) -> None:
+        """Reads trust anchors and the key-encryption key; `environ` is `os.environ`.
+
+        Raises SecMiddlewareError where a file that the settings name cannot be used.
+        """
         self.settings = settings
-        self.certificates = _certificates(settings)
-        self.encryption = _encryption(settings)
+        self.certificates = certificates_of(settings.mtls)
+        self.encryption = None if settings.keys is None else encryption_of(settings.keys, environ)
         self._line = (
             RotationLine(self.encryption, poll=settings.rotation.poll, callbacks=settings.rotation.callbacks)
             if self.encryption is not None
@@ -70,7 +77,7 @@ class SecurityManager:
 
         Raises ConfigError with every mistake at once.
         """
-        return cls(load(source, os.environ if environ is None else environ))
+        return cls(load(source, environ), environ)
 
     @classmethod
     def of(cls, config: str | Path | Mapping[str, Any] | Settings | SecurityManager) -> SecurityManager:
@@ -143,3 +150,67 @@ class SecurityManager:
     ) -> None:
         """Stop."""
         self.stop()
+
+
+def certificates_of(mtls: MtlsSettings) -> CertificateManager:
+    """The manager for `[mtls]`; reads the trust anchors. Raises CertificateError, which names the file."""
+    anchors = tuple(
+        TrustAnchor(certificate, trusted.may_assert)
+        for trusted in mtls.trust
+        for certificate in load_anchors(trusted.ca)
+    )
+    asks = mtls.trust or mtls.handshake == "required"
+    return CertificateManager(
+        Trust(anchors, mtls.profile), mtls.certificate, mtls.key, mtls.handshake if asks else "off"
+    )
+
+
+def encryption_of(
+    keys: KeysSettings, environ: Mapping[str, str] | None = None, *, first_block: int = FIRST_BLOCK
+) -> EncryptionManager:
+    """The manager for `[keys]`, not started; reads the key-encryption key. `first_block` as there.
+
+    Raises ConfigError where the key-encryption key cannot be used.
+    """
+    policy = KeyPolicy(
+        rotate_every=keys.rotate_every,
+        activation_delay=keys.activation_delay,
+        retire_after=keys.retire_after,
+        min_generation=keys.min_generation,
+        max_document_age=keys.max_document_age,
+    )
+    kek = load_kek(keys.kek, environ)
+    return EncryptionManager(open_store(keys.store), kek, keys.ring, policy, first_block=first_block)
+
+
+def _policy(settings: Settings) -> Policy:
+    default = settings.mtls.client
+    rules = tuple(
+        Rule(
+            PathPattern.parse(route.path),
+            "required" if route.allow else route.client or default,
+            tuple(NamePattern.parse(text) for text in route.allow),
+            f"routes[{index}]",
+        )
+        for index, route in enumerate(settings.routes)
+    )
+    return Policy(rules, Rule(None, default))
+
+
+def _places(settings: Settings) -> Places:
+    places = []
+    for name, field in settings.fields.items():
+        # `check` lets only these formats through; FieldRule's types know no others.
+        rule = FieldRule(
+            name,
+            cast("Format", field.format),
+            field.bind,
+            field.otherwise,
+            field.leak_guard,
+            cast("tuple[Format, ...]", field.also_open),
+        )
+        for place in field.places:
+            marks = tuple(Mark.parse(text) for text in place.marks)
+            routes = tuple(PathPattern.parse(text) for text in place.routes)
+            places.append(Place(routes, PlaceRule(rule, marks, place.request, place.response)))
+    return Places(tuple(places), settings.service.max_body)

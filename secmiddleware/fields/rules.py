@@ -22,7 +22,7 @@ __all__ = ["FieldRule", "PlaceRule", "Plan"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is done to requests and responses where a set of places applies. Immutable; serves all exchanges."""
+    """What is done to requests and responses where a set of places applies. Immutable."""
 
     _request: Marked | None
     _response: Marked | None

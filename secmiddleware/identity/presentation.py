@@ -32,7 +32,7 @@ def hands_over(scope: Mapping[str, Any]) -> bool:
 
 
 def _from_extension(tls: Mapping[str, Any]) -> Presented | None:
-    """The ASGI TLS extension, whose shape still moves: a list or tuple of PEM, missing keys, an empty chain."""
+    """Out of the ASGI TLS extension, whose shape still moves: list or tuple, missing keys, an empty chain."""
     chain = tls.get("client_cert_chain")
     if not isinstance(chain, list | tuple) or not chain:
         return None
@@ -41,7 +41,7 @@ def _from_extension(tls: Mapping[str, Any]) -> Presented | None:
 
 
 def _der(certificate: object) -> bytes:
-    """DER out of PEM text; DER bytes stay. What is neither becomes empty, which no judge takes for a certificate."""
+    """DER out of PEM text; DER bytes stay. What is neither becomes empty, which no judge takes for one."""
     if isinstance(certificate, bytes):
         return certificate
     try:

@@ -1,4 +1,4 @@
-"""The app that `secmiddleware run` is told to serve: found by name, called where it is a factory, known by its kind."""
+"""The app that `secmiddleware run` is told to serve: found by name, and called where it is a factory."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ def load_app(target: str, *, factory: bool = False) -> App:
     """The ASGI app that `module:attribute` names (attributes may be dotted); raises TargetError in words."""
     module_name, _, attributes = target.partition(":")
     if not module_name or not attributes:
-        raise TargetError(f"{target!r} does not name an app; the form is module:attribute, as in shop.main:app")
+        raise TargetError(
+            f"{target!r} does not name an app; the form is module:attribute, as in shop.main:app"
+        )
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
             raise
         raise TargetError(
-            f"there is no module {module_name!r}; run from the folder that holds it, or name it with --app-dir"
+            f"there is no module {module_name!r}; run from the folder that holds it, or name it: --app-dir"
         ) from None
     for attribute in attributes.split("."):
         try:
@@ -35,7 +37,9 @@ def load_app(target: str, *, factory: bool = False) -> App:
     if factory:
         found = found()
     if not _speaks_asgi(found):
-        raise TargetError(f"{target!r} is not an ASGI app" + ("" if factory else "; is it a factory? try --factory"))
+        raise TargetError(
+            f"{target!r} is not an ASGI app" + ("" if factory else "; is it a factory? try --factory")
+        )
     return cast("App", found)
 
 

@@ -1,9 +1,9 @@
 """uvicorn: protocol classes that hand over the client certificate, and serving with them.
 
-uvicorn keeps the TLS connection from the app. The classes here are the stock ones plus one step: when a connection
-is made, the app of that connection is wrapped, so that every scope of it, a websocket's too, holds what the
-connection presented. A ContextVar set during the handshake would be simpler and is wrong: under uvloop it gave one
-client another client's certificate.
+uvicorn keeps the TLS connection from the app. The classes here are the stock ones plus one step: when a
+connection is made, the app of that connection is wrapped, so that every scope of it, a websocket's too, holds
+what the connection presented. A ContextVar set during the handshake would be simpler and is wrong: under
+uvloop it gave one client another client's certificate.
 
     uvicorn --http secmiddleware.servers.uvicorn:HttpToolsProtocol --no-proxy-headers --ssl-… app:app
 
@@ -44,8 +44,8 @@ _SERVING: Final = "_SECMIDDLEWARE_SERVING"
 def presented_on(transport: Any) -> Presented | None:
     """What the client of a TLS transport presented, or None: no TLS, or no certificate.
 
-    The chain is as sent, leaf first and then apart. Before Python 3.13 it has no public name; a resumed session has
-    no chain at all (our contexts allow none).
+    The chain is as sent, leaf first and then apart. Before Python 3.13 it has no public name; a resumed
+    session has no chain at all (our contexts allow none).
     """
     connection = transport.get_extra_info("ssl_object")
     if connection is None:

@@ -1,7 +1,7 @@
 """The audit log: one line of JSON for every refusal, under the logger `secmiddleware.audit`.
 
-A line holds the code, what refused, whose certificate it was (its digest and the escaped name) and the trace id that
-the caller was shown; never a value, a certificate, a header or a path.
+A line holds the code, what refused, whose certificate it was (its digest and the escaped name) and the trace
+id that the caller was shown; never a value, a certificate, a header or a path.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The seam through which an exchange is seen: one frozen record, handed to one observer.
 
-The shells call `begin` after the verdict and `end` once. An observer never changes an outcome, and is never given
-the value of a field, a certificate or an exception's text.
+The shells call `begin` after the verdict and `end` once. An observer never changes an outcome, and is never
+given the value of a field, a certificate or an exception's text.
 """
 
 from __future__ import annotations

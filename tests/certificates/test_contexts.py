@@ -272,7 +272,7 @@ def test_a_manager_without_a_pair_judges_but_does_not_serve(pki):
 
 
 def test_no_session_is_resumed_where_both_ends_close_cleanly(pki):
-    """asyncio closes with close_notify, and OpenSSL then keeps a TLS 1.2 session by its id, tickets or not."""
+    """asyncio closes with close_notify; OpenSSL then keeps a TLS 1.2 session by its id, tickets or not."""
     context = of_server(pki, "optional")
     reused: list[bool] = []
 

@@ -1,4 +1,4 @@
-"""docs/token-format.md, decoded a second time from the page alone, against the vectors and against the package."""
+"""docs/token-format.md, decoded again from the page alone, against the vectors and against the package."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def b64u(text: str) -> bytes:
     if re.fullmatch("[A-Za-z0-9_-]*", text) is None or len(text) % 4 == 1:
         raise Refused
     bits = "".join(
-        f"{'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_'.index(char):06b}" for char in text
+        f"{'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_'.index(char):06b}"
+        for char in text
     )
     whole = len(bits) // 8 * 8
     if "1" in bits[whole:]:
@@ -103,7 +104,11 @@ class SecondReader:
     def readable(self) -> Iterator[str]:
         # Times of one form compare as text.
         for key in reversed(self.document["keys"]):
-            if key["wrapped"] and not key["distrusted"] and (not key["retire_at"] or self.now < key["retire_at"]):
+            if (
+                key["wrapped"]
+                and not key["distrusted"]
+                and (not key["retire_at"] or self.now < key["retire_at"])
+            ):
                 yield key["kid"]
 
     def open(self, token: str, form: str, slots: list[str]) -> bytes:
@@ -119,7 +124,9 @@ class SecondReader:
             raise Unknown
         if kid not in self.readable():
             raise Refused
-        associated = b"secmw/token/v1" + raw[:5] + lp(self.ring) + b"".join(lp(slot.encode()) for slot in slots)
+        associated = (
+            b"secmw/token/v1" + raw[:5] + lp(self.ring) + b"".join(lp(slot.encode()) for slot in slots)
+        )
         return gcm(hkdf(self.secrets[kid], b"secmw/suite-1/aes-256-gcm/v1"), raw[5:], associated)
 
     def _open_fernet(self, token: str, field: str, purpose: str) -> bytes:

@@ -56,7 +56,9 @@ class Puppet:
             {
                 "type": "http.response.start",
                 "status": app.status,
-                "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer_headers],
+                "headers": [
+                    (name.encode("latin-1"), value.encode("latin-1")) for name, value in answer_headers
+                ],
             }
         )
         if app.does == "unfinished":

@@ -30,7 +30,7 @@ class Request:
 @dataclass(frozen=True)
 class App:
     does: str = "respond"
-    """respond | echo (the request's body and type) | raise | unfinished (a head and one chunk, then it returns)"""
+    """respond | echo (the request's body and type) | raise | unfinished (head and chunk, then it returns)"""
     status: int = 200
     headers: tuple[tuple[str, str], ...] = (("content-type", "application/json"),)
     chunks: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ class Expect:
     absent: tuple[str, ...] = ()
     body: str | None = None
     app_saw: Mapping[str, Any] | None = None
-    """What the app must have seen, as far as it is told; the empty mapping: that it was called. None: it was not."""
+    """What the app must have seen, as far as it is told; {}: it was called; None: it was not."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ class Exchange:
     def needs_injection(self) -> bool:
         """Whether a real handshake, server or client library would not let this row through to the shell."""
         return (
-            self.presented in {"expired", "not-yet", "stranger", "weak", "sha1", "server-only", "garbage", "doubled"}
+            self.presented
+            in {"expired", "not-yet", "stranger", "weak", "sha1", "server-only", "garbage", "doubled"}
             or not self.request.raw
             or bool(self.request.root_path)
             or self.request.target.startswith("@")
@@ -87,7 +88,9 @@ def _row(raw: Mapping[str, Any]) -> Exchange:
 def rows() -> list[Exchange]:
     """Every row of every file of this folder; names are unique."""
     found = [
-        _row(raw) for path in sorted(HERE.glob("rows_*.toml")) for raw in tomllib.loads(path.read_text())["exchange"]
+        _row(raw)
+        for path in sorted(HERE.glob("rows_*.toml"))
+        for raw in tomllib.loads(path.read_text())["exchange"]
     ]
     names = [row.name for row in found]
     assert len(names) == len(set(names)), "two rows of one name"

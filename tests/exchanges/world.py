@@ -1,8 +1,10 @@
-"""The world in which the rows happen: a CA, named certificates, a key ring, and what stands for values in rows.
+"""The world in which the rows happen: a CA, named certificates, a key ring, and what stands for values in
+rows.
 
-In the strings of a row, `<<seal FIELD JSON>>` is a token of that value (`<<seal FIELD@NAME JSON>>`: bound to that
-caller as the field says), `<<forge FIELD JSON>>` one with a bit turned, `<<strange FIELD JSON>>` one of a ring that
-nobody here knows. In an expected body, `<<token FIELD JSON>>` is any token that opens to that value.
+In the strings of a row, `<<seal FIELD JSON>>` is a token of that value (`<<seal FIELD@NAME JSON>>`: bound to
+that caller as the field says), `<<forge FIELD JSON>>` one with a bit turned, `<<strange FIELD JSON>>` one of
+a ring that nobody here knows. In an expected body, `<<token FIELD JSON>>` is any token that opens to that
+value.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import copy
 import datetime as dt
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,9 @@ PLACEHOLDER = re.compile(r"<<(\w+) (\w+)(?:@([\w-]+))? (.*?)>>")
 class Minted:
     """A certificate with its key and whatever stands between it and the CA."""
 
-    def __init__(self, certificate: x509.Certificate, key: Any, chain: tuple[x509.Certificate, ...] = ()) -> None:
+    def __init__(
+        self, certificate: x509.Certificate, key: Any, chain: tuple[x509.Certificate, ...] = ()
+    ) -> None:
         self.certificate = certificate
         self.key = key
         self.chain = chain
@@ -179,8 +183,10 @@ class World:
         """The named settings, filled in."""
         from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-        spki = self.certificates["bob"].certificate.public_key().public_bytes(
-            Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+        spki = (
+            self.certificates["bob"]
+            .certificate.public_key()
+            .public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         )
         digest = hashes.Hash(hashes.SHA256())
         digest.update(spki)
@@ -265,7 +271,9 @@ class World:
         return keyring.open(token.encode(), self._context(row, field, caller), dt.datetime.now(dt.UTC))
 
 
-def check(world: World, row: Exchange, status: int, headers: list[tuple[str, str]], body: bytes, seen: list[Any]) -> None:
+def check(
+    world: World, row: Exchange, status: int, headers: list[tuple[str, str]], body: bytes, seen: list[Any]
+) -> None:
     """Assert that what came out is what the row expects; the same for every shell."""
     names = [name.lower() for name, _ in headers]
     shown = f"{row.name}: {status} {headers} {body!r}"
@@ -298,5 +306,3 @@ def check(world: World, row: Exchange, status: int, headers: list[tuple[str, str
                 assert [v for n, v in seen[0]["headers"] if n == name] == [expected], seen[0]
         else:
             assert seen[0][key] == (world.fill(row, value) if isinstance(value, str) else value), seen[0]
-
-

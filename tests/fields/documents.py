@@ -1,11 +1,38 @@
-"""Random JSON texts, spelled in every way that the grammar leaves open, and random marks that may hit them."""
+"""Random JSON texts, spelled in every way that the grammar leaves open, and marks that may hit them."""
 
 from secmiddleware.fields.marks import Descend, Each, Index, Mark, Name
 
 NAMES = ["ssn", "a", "b", "ss", "", "a.b", ":", 'a"ssn', "s\\n", "é", "😀", "a\tb", "]", "{", "/", "1"]
-TEXTS = ["", "x", "ssn", '"ssn":1', '"', "\\", "\\\\", "{}", "[[[", "]", "}", ",", "é", "😀", "\n", "\\u0073", ":"]
+TEXTS = [
+    "",
+    "x",
+    "ssn",
+    '"ssn":1',
+    '"',
+    "\\",
+    "\\\\",
+    "{}",
+    "[[[",
+    "]",
+    "}",
+    ",",
+    "é",
+    "😀",
+    "\n",
+    "\\u0073",
+    ":",
+]
 NUMBERS = ["0", "-0", "1.10", "1E+2", "12345678901234567890.123", "-1e-400", "123456789012345678901234567890"]
-SHORT = {'"': '\\"', "\\": "\\\\", "/": "\\/", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+SHORT = {
+    '"': '\\"',
+    "\\": "\\\\",
+    "/": "\\/",
+    "\b": "\\b",
+    "\f": "\\f",
+    "\n": "\\n",
+    "\r": "\\r",
+    "\t": "\\t",
+}
 
 
 def string(random, text):
@@ -25,14 +52,26 @@ def string(random, text):
 
 
 def ws(random):
-    return "" if random.random() < 0.8 else "".join(random.choice(" \t\n\r") for _ in range(random.randint(1, 3)))
+    return (
+        ""
+        if random.random() < 0.8
+        else "".join(random.choice(" \t\n\r") for _ in range(random.randint(1, 3)))
+    )
 
 
 def value(random, depth, narrow):
     kind = random.random()
     if depth <= 0 or kind < 0.35:
         return random.choice(
-            [string(random, random.choice(TEXTS)), random.choice(NUMBERS), "true", "false", "null", "[]", "{ }"]
+            [
+                string(random, random.choice(TEXTS)),
+                random.choice(NUMBERS),
+                "true",
+                "false",
+                "null",
+                "[]",
+                "{ }",
+            ]
         )
     w = lambda: ws(random)  # noqa: E731
     count = 1 if narrow and random.random() < 0.8 else random.randint(0, 4)
@@ -66,7 +105,9 @@ def broken(random, body):
             case 2:
                 data[at : at + 1] = bytes([random.randrange(256)])
             case _:
-                data[at:at] = random.choice([b'"', b"\\", b"{", b"]", b",", b":", b"NaN", b"\xff", b"\x00", b"//"])
+                data[at:at] = random.choice(
+                    [b'"', b"\\", b"{", b"]", b",", b":", b"NaN", b"\xff", b"\x00", b"//"]
+                )
     return bytes(data)
 
 

@@ -65,7 +65,9 @@ def marked(body, marks):
             return at + 1
         return scan(text, at)[1]
 
-    visit(skip(1 if text.startswith("\ufeff") else 0), [(index, mark.steps) for index, mark in enumerate(marks)])
+    visit(
+        skip(1 if text.startswith("\ufeff") else 0), [(index, mark.steps) for index, mark in enumerate(marks)]
+    )
     return found
 
 

@@ -63,7 +63,7 @@ def test_only_the_marked_bytes_are_replaced():
         (["$..[':']"], '{"foo":": x",":":1}', ["1"]),
         (["$.a"], '[{"a":1}]', []),
         (["$.a"], '"a"', []),
-        (["$.a"], "\ufeff {\"a\":1}", ["1"]),
+        (["$.a"], '\ufeff {"a":1}', ["1"]),
         (["$.a"], '{"\\ud800":0,"a":"\\udfff"}', ['"\\udfff"']),
         (["$.a"], '{"b":' + "[" * 150 + "]" * 150 + ',"a":1}', ["1"]),
     ],
@@ -99,9 +99,29 @@ def test_what_is_json_stays_and_what_is_not_is_refused(path):
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b" ", b"NaN", b'{"a":Infinity}', b'{"a":1}\x00', b'{"a":1}{}', b"{'a':1}", b'{"a":1,}', b'"\xff"', b'"\t"']
+    [
+        b"",
+        b" ",
+        b"NaN",
+        b'{"a":Infinity}',
+        b'{"a":1}\x00',
+        b'{"a":1}{}',
+        b"{'a':1}",
+        b'{"a":1,}',
+        b'"\xff"',
+        b'"\t"',
+    ]
     + ['{"a":1}'.encode(coding) for coding in ("utf-16", "utf-16-le", "utf-32", "utf-8-sig")][:3]
-    + [b'{"a":01}', b'{"a":+1}', b'/**/{"a":1}', b'"\\x"', b'"\\ud80"', b'"\\ud8zz"', b"\xef\xbb\xbf", b'"\\ud800'],
+    + [
+        b'{"a":01}',
+        b'{"a":+1}',
+        b'/**/{"a":1}',
+        b'"\\x"',
+        b'"\\ud80"',
+        b'"\\ud8zz"',
+        b"\xef\xbb\xbf",
+        b'"\\ud800',
+    ],
 )
 def test_what_some_parsers_forgive_is_refused(body):
     with pytest.raises(UnreadableJSON):
@@ -135,7 +155,9 @@ def test_more_hits_than_the_limit_are_refused():
         locator("$..a").locate(b"[" + b",".join([b'{"a":1}'] * (MAX_HITS + 1)) + b"]")
 
 
-@pytest.mark.parametrize("case", json.loads((VECTORS / "jsonpath-cts" / "subset.json").read_text("utf-8")), ids=str)
+@pytest.mark.parametrize(
+    "case", json.loads((VECTORS / "jsonpath-cts" / "subset.json").read_text("utf-8")), ids=str
+)
 def test_the_compliance_suite_selects_the_same_nodes(case):
     body = json.dumps(case["document"], ensure_ascii=False, indent=1).encode()
     hits = locator(case["selector"]).locate(body)
@@ -149,7 +171,9 @@ def test_the_compliance_suite_selects_the_same_nodes(case):
 
 
 def inside_another(node, nodes):
-    return any(other.location == node.location[: len(other.location)] and other is not node for other in nodes)
+    return any(
+        other.location == node.location[: len(other.location)] and other is not node for other in nodes
+    )
 
 
 # Set these to repeat a failure, or to search for longer.
@@ -204,7 +228,11 @@ def test_random_damage_is_judged_as_the_standard_library_judges_it():
         ("duplicate names", None, ["$.a.b", "$.c"]),
         ("whitespace", b"1          \n\n\n\t\t\t           ,", ["$[*].a"]),
         ("deep elements", b"[" * 100 + b"]" * 100 + b",", ["$[*][*].a", "$[5]", "$[100000]"]),
-        ("objects that turn out not to be dull", b'{"x":[1,2,3,{"y":0}],"z":{"a":1}},', ["$[*].z.b", "$..q.r"]),
+        (
+            "objects that turn out not to be dull",
+            b'{"x":[1,2,3,{"y":0}],"z":{"a":1}},',
+            ["$[*].z.b", "$..q.r"],
+        ),
         ("nested names", b'{"a":' * 90 + b"0" + b"}" * 90 + b",", ["$..a.b", "$..b"]),
         ("nested wildcards", b'[[{"x":0,"a":0}]],', ["$[*][*][*].b", "$[*][*].c"]),
         ("escapes in names", rb'{"\u0061\u0062\u0063":0},', ["$[*].a", "$..b"]),
@@ -230,8 +258,8 @@ def test_time_is_linear_in_hostile_bodies(name, unit, marks):
 
     one.locate(body(1000))
     small, large = seconds(60_000), seconds(600_000)
-    # Ten times the body: ten times the time, where a quadratic step would take a hundred times. The millisecond is
-    # for the clock and the neighbours.
+    # Ten times the body: ten times the time, where a quadratic step would take a hundred times. The
+    # millisecond is for the clock and the neighbours.
     assert large < 30 * small + 0.001, (name, small, large)
     assert large < 1.5
 
@@ -249,4 +277,6 @@ def test_a_value_ends_where_msgspec_says_it_ends():
         if path.name.startswith("y_"):
             body = path.read_bytes()
             start = len(body) - len(body.lstrip())
-            assert bytes(msgspec.json.decode(body, type=msgspec.Raw)) == body[start : end_of_value(body, start)]
+            assert (
+                bytes(msgspec.json.decode(body, type=msgspec.Raw)) == body[start : end_of_value(body, start)]
+            )

@@ -86,7 +86,10 @@ def slots(context: Context) -> dict[str, str]:
 
 
 def tokens(secrets: dict[str, bytes]) -> list[dict[str, Any]]:
-    plain, bound = Context("ssn"), Context("ssn", "field", "spiffe://example.org", "spiffe://example.org/shop")
+    plain, bound = (
+        Context("ssn"),
+        Context("ssn", "field", "spiffe://example.org", "spiffe://example.org/shop"),
+    )
     cases = [
         ("a string under the primary key", "12345678", plain, '"123-45-6789"'),
         ("under a key that opens only", "feedf00d", plain, '"123-45-6789"'),
@@ -103,7 +106,14 @@ def tokens(secrets: dict[str, bytes]) -> list[dict[str, Any]]:
         nonce = fixed(f"nonce {name}", 12)
         token = sealed(secrets[kid], kid, context, value.encode(), nonce)
         found.append(
-            {"name": name, "format": "aead", "kid": kid, **slots(context), "nonce": nonce.hex(), "value": value}
+            {
+                "name": name,
+                "format": "aead",
+                "kid": kid,
+                **slots(context),
+                "nonce": nonce.hex(),
+                "value": value,
+            }
             | {"token": token}
         )
     at = int(NOW.timestamp())
@@ -129,7 +139,8 @@ def refused(secrets: dict[str, bytes]) -> list[dict[str, Any]]:
     """Tokens that must not open, each a small step away from one that does."""
     here, value = Context("ssn"), b'"123-45-6789"'
     primary = secrets["12345678"]
-    # A nonce for which the text has both letters of base64url that base64 has not, and bits to spare at its end.
+    # A nonce for which the text has both letters of base64url that base64 has not, and bits to spare at its
+    # end.
     nonce = next(
         nonce
         for nonce in (fixed(f"nonce refused {number}", 12) for number in range(1000))
@@ -167,8 +178,11 @@ def refused(secrets: dict[str, bytes]) -> list[dict[str, Any]]:
         ("a tenant", good, Context("ssn", tenant="spiffe://example.org")),
         ("a caller", good, Context("ssn", caller="spiffe://example.org/shop")),
         ("a border moved between two slots", good, Context("ss", "nfield")),
-        ("a caller where the tenant was", sealed(primary, "12345678", Context("ssn", tenant="a"), value, nonce),
-         Context("ssn", caller="a")),
+        (
+            "a caller where the tenant was",
+            sealed(primary, "12345678", Context("ssn", tenant="a"), value, nonce),
+            Context("ssn", caller="a"),
+        ),
         ("another ring", sealed(primary, "12345678", here, value, nonce, "invoices"), here),
         ("the ring key itself as the key", sealed_raw(primary, here, value, nonce), here),
         ("a key that is retired", sealed(secrets["a1b2c3d4"], "a1b2c3d4", here, value, nonce), here),
@@ -188,8 +202,11 @@ def refused(secrets: dict[str, bytes]) -> list[dict[str, Any]]:
         ("Fernet with more padding", good_fernet + "====", as_fernet),
         ("Fernet in the alphabet of base64", good_fernet.replace("-", "+").replace("_", "/"), as_fernet),
         ("Fernet with a line end", good_fernet + "\n", as_fernet),
-        ("Fernet with a flipped bit", good_fernet[:30] + ("A" if good_fernet[30] != "A" else "B") + good_fernet[31:],
-         as_fernet),
+        (
+            "Fernet with a flipped bit",
+            good_fernet[:30] + ("A" if good_fernet[30] != "A" else "B") + good_fernet[31:],
+            as_fernet,
+        ),
         ("Fernet under a retired key", fernet(secrets["a1b2c3d4"], as_fernet, value, iv, at), as_fernet),
         ("Fernet under a distrusted key", fernet(secrets["0badc0de"], as_fernet, value, iv, at), as_fernet),
         ("Fernet under a destroyed key", fernet(secrets["00000001"], as_fernet, value, iv, at), as_fernet),
