@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -74,14 +75,14 @@ def json_rows() -> Iterator[Row]:
         body = _people(count)
         assert replaced(body) == by_json(body)
         label = f"{count} values in {len(body) / 1000:.1f} kB"
-        yield Row(f"replace {label}", lambda b=body: replaced(b), "json", lambda b=body: by_json(b))
-        yield Row(f"replace {label}", lambda b=body: replaced(b), "msgspec", lambda b=body: by_msgspec(b))
+        yield Row(f"replace {label}", partial(replaced, body), "json", partial(by_json, body))
+        yield Row(f"replace {label}", partial(replaced, body), "msgspec", partial(by_msgspec, body))
         assert elsewhere.locate(body) == []
         yield Row(
             f"find nothing in {len(body) / 1000:.1f} kB",
-            lambda b=body: elsewhere.locate(b),
+            partial(elsewhere.locate, body),
             "msgspec decode",
-            lambda b=body: msgspec.json.decode(b),
+            partial(msgspec.json.decode, body),
         )
 
 

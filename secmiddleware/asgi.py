@@ -7,6 +7,7 @@ refused, since nobody has judged it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 import time
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from secmiddleware.engine import Admission, admit
-from secmiddleware.errors import ConfigError, SecMiddlewareError
+from secmiddleware.errors import SecMiddlewareError
 from secmiddleware.fields.flows import Flow
 from secmiddleware.identity.presentation import hands_over, presented_in
 from secmiddleware.messages import (
@@ -27,7 +28,6 @@ from secmiddleware.messages import (
     Body,
     Event,
     Head,
-    Headers,
     Identity,
     Peer,
     Presented,
@@ -50,16 +50,11 @@ logger = logging.getLogger("secmiddleware.asgi")
 
 _APPLIED_KEY: Final = "secmiddleware.applied"
 
-# What would carry a response past `send`, or a head past the one that is held (ASGI extensions).
-_PAST_THE_FLOW: Final = frozenset(
-    {
-        "http.response.pathsend",
-        "http.response.zerocopysend",
-        "http.response.trailers",
-        "http.response.push",
-        "http.response.early_hint",
-    }
-)
+# Extensions may carry a response past `send`: of a held one, the app is offered none but this.
+_HARMLESS_EXTENSION: Final = "tls"
+
+# 10 MB of JSON take 25 to 150 ms of CPU: from here on the loop serves others meanwhile.
+_LARGE_BYTES: Final = 256 * 1024
 
 
 class SecMiddleware:
@@ -86,7 +81,7 @@ class SecMiddleware:
         self._unusable: SecMiddlewareError | None = None
         try:
             self._manager = SecurityManager.of(config)
-        except ConfigError as error:
+        except SecMiddlewareError as error:
             self._unusable = error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -128,53 +123,50 @@ class SecMiddleware:
         try:
             manager = self._ready(scope)
         except SecMiddlewareError:
-            logger.exception("a request came before the settings could be used; it is refused")
+            logger.exception("a request came where the settings cannot be used; it is refused")
             verdict = Refusal("internal_error")
         else:
             verdict = admit(head, manager.snapshot, datetime.now(UTC))
             self._tell_of_a_silent_server(scope)
         observation = self._observer.begin(head, verdict, started_ns)
-        reply = _Reply(send, observation, scope)
+        answer = _Answer(scope, receive, send, observation)
         try:
             if isinstance(verdict, Refusal):
-                await reply.refuse(verdict, receive)
+                await answer.refuse(verdict)
             else:
-                await self._admitted(verdict, scope, receive, reply, observation)
+                await self._admitted(verdict, scope, receive, answer, observation)
         finally:
-            if manager is not None and reply.refusal is not None and reply.refusal.code == "key_unknown":
+            if manager is not None and answer.refusal is not None and answer.refusal.code == "key_unknown":
                 manager.look_soon()
-            observation.end(ExchangeRecord(reply.status, reply.refusal))
+            observation.end(ExchangeRecord(answer.status, answer.refusal))
 
     async def _admitted(
-        self, admission: Admission, scope: Scope, receive: Receive, reply: _Reply, observation: Observation
+        self,
+        admission: Admission,
+        scope: Scope,
+        receive: Receive,
+        answer: _Answer,
+        observation: Observation,
     ) -> None:
         _show(scope, admission.identity)
-        head = observation.head
         if scope["type"] == "websocket":
             with observation.active():
-                await self.app(scope, receive, reply.send)
+                await self.app(scope, receive, answer.send)
             return
         upload = _Upload(admission.request, receive)
-        first = await upload.begin(head)
-        if isinstance(first, Refusal):
-            await reply.refuse(first, receive)
+        head = await upload.begin(observation.head)
+        if isinstance(head, Refusal):
+            await answer.refuse(head)
             return
-        if first.headers is not head.headers:
-            scope["headers"] = list(first.headers)
+        scope["headers"] = list(head.headers)
         flow = admission.respond(head.method)
-        if not flow.passive:
-            scope["extensions"] = {
-                name: value
-                for name, value in (scope.get("extensions") or {}).items()
-                if name not in _PAST_THE_FLOW
-            }
+        if not admission.request.passive:
+            receive = upload.receive
         with observation.active():
-            await self.app(
-                scope,
-                receive if admission.request.passive else upload.receive,
-                reply.send if flow.passive else reply.through(flow),
-            )
-        await reply.close()
+            if flow.passive:
+                await self.app(scope, receive, answer.send)
+            else:
+                await _Download(flow, answer).drive(self.app, scope, receive)
 
     def _tell_of_a_silent_server(self, scope: Scope) -> None:
         if self._silent_server_told or hands_over(scope) or scope.get("scheme") not in ("https", "wss"):
@@ -234,6 +226,13 @@ def _pem_chain(leaf: bytes, presented: Presented | None) -> tuple[str, ...]:
     return tuple(ssl.DER_cert_to_PEM_cert(der) for der in (leaf, *rest))
 
 
+async def _finish(flow: Flow, *, complete: bool) -> Iterable[Event]:
+    """The flow's last events; where much is held, worked out in a thread while the loop goes on."""
+    if flow.held < _LARGE_BYTES:
+        return flow.finish(complete)
+    return await asyncio.to_thread(lambda: tuple(flow.finish(complete)))
+
+
 class _Upload:
     """Drives the request flow with what the server receives."""
 
@@ -246,114 +245,134 @@ class _Upload:
     async def begin(self, head: RequestHead) -> RequestHead | Refusal:
         """The head for the app, as soon as the flow lets it go; or why it does not."""
         self._pending.extend(self._flow.start(head))
-        event = await self._next()
-        if isinstance(event, Head) and isinstance(event.head, RequestHead):
-            return event.head
-        return event if isinstance(event, Refusal) else Refusal("internal_error")
+        match await self._next():
+            case Head(RequestHead() as for_the_app):
+                return for_the_app
+            case Refusal() as refusal:
+                return refusal
+        raise SecMiddlewareError("a request flow gave something else before its head")
 
     async def receive(self) -> Message:
         """The app's `receive`: the body as the flow lets it through, then what the server has to say."""
-        event = await self._next()
-        if event is None:
-            return await self._receive()
-        if isinstance(event, Body):
-            return {"type": "http.request", "body": event.data, "more_body": event.more}
+        match await self._next():
+            case None:
+                return await self._receive()
+            case Body(data, more):
+                return {"type": "http.request", "body": data, "more_body": more}
         return {"type": "http.disconnect"}
 
     async def _next(self) -> Event | None:
         while not self._pending and not self._ended:
             message = await self._receive()
-            if message["type"] == "http.request":
-                self._pending.extend(self._flow.feed(message.get("body", b"")))
-                if not message.get("more_body", False):
-                    self._end(complete=True)
-            else:
-                self._end(complete=False)
+            if message["type"] != "http.request":
+                await self._end(complete=False)
+                break
+            self._pending.extend(self._flow.feed(message.get("body", b"")))
+            if not message.get("more_body", False):
+                await self._end(complete=True)
         return self._pending.popleft() if self._pending else None
 
-    def _end(self, *, complete: bool) -> None:
+    async def _end(self, *, complete: bool) -> None:
         self._ended = True
-        self._pending.extend(self._flow.finish(complete))
+        self._pending.extend(await _finish(self._flow, complete=complete))
 
 
-class _Reply:
-    """What leaves towards the caller: the app's response through its flow, or a refusal in its place."""
+class _Answer:
+    """What leaves towards the caller, and the refusal where there is one."""
 
-    def __init__(self, send: Send, observation: Observation, scope: Scope) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, observation: Observation) -> None:
         self.send = send
         self.status: int | None = None
         self.refusal: Refusal | None = None
-        self._observation = observation
         self._scope = scope
-        self._flow: Flow | None = None
+        self._receive = receive
+        self._observation = observation
+
+    async def head(self, head: ResponseHead, prefix: str = "") -> None:
+        """Send a response's head."""
+        self.status = head.status
+        start = f"{prefix}http.response.start"
+        await self.send({"type": start, "status": head.status, "headers": list(head.headers)})
+
+    async def body(self, data: bytes, *, more: bool, prefix: str = "") -> None:
+        """Send a piece of its body."""
+        await self.send({"type": f"{prefix}http.response.body", "body": data, "more_body": more})
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """Send the problem in place of a response; close a websocket with 1008 where it cannot have one."""
+        self.refusal = refusal
+        prefix = ""
+        if self._scope["type"] == "websocket":
+            await self._receive()  # websocket.connect: nothing may be sent before it
+            if "websocket.http.response" not in (self._scope.get("extensions") or {}):
+                await self.send({"type": "websocket.close", "code": 1008, "reason": refusal.code})
+                return
+            prefix = "websocket."
+        head, problem = refusal.problem(self._observation.trace_id or "")
+        await self.head(head, prefix)
+        bodiless = self._scope.get("method") == "HEAD"
+        await self.body(b"" if bodiless else problem, more=False, prefix=prefix)
+
+
+class _Download:
+    """Drives the response flow with what the app sends."""
+
+    def __init__(self, flow: Flow, answer: _Answer) -> None:
+        self._flow = flow
+        self._answer = answer
+        self._started = False
         self._ended = False
 
-    def through(self, flow: Flow) -> Send:
-        """The app's `send`, its response driven through `flow`."""
-        self._flow = flow
-        return self._take
+    async def drive(self, app: App, scope: Scope, receive: Receive) -> None:
+        """Call the app. A response that it leaves unfinished is none, also where it raises."""
+        extensions = scope.get("extensions") or {}
+        scope["extensions"] = {name: extensions[name] for name in extensions if name == _HARMLESS_EXTENSION}
+        try:
+            await app(scope, receive, self._send)
+        except Exception:
+            await self._break_off()
+            raise
+        await self._break_off()
 
-    async def close(self) -> None:
-        """The app has returned: a response that it left unfinished is none."""
-        if self._flow is not None and not self._ended:
-            self._ended = True
-            await self._perform(self._flow.finish(complete=False))
+    async def _break_off(self) -> None:
+        if self._ended:
+            return
+        if self._started:
+            await self._end(complete=False)
+        else:
+            await self._perform((Refusal("internal_error"),))
 
-    async def _take(self, message: Message) -> None:
-        assert self._flow is not None
+    async def _send(self, message: Message) -> None:
         if self._ended:
             return  # refused already: what the app still has to say goes nowhere
-        match message["type"]:
-            case "http.response.start":
-                headers = tuple(
-                    (bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())
-                )
-                await self._perform(self._flow.start(ResponseHead(message["status"], headers)))
-            case "http.response.body":
+        match message["type"], self._started:
+            case "http.response.start", False:
+                self._started = True
+                headers = message.get("headers", ())
+                lower = tuple((bytes(name).lower(), bytes(value)) for name, value in headers)
+                await self._perform(self._flow.start(ResponseHead(message["status"], lower)))
+            case "http.response.body", True:
                 await self._perform(self._flow.feed(message.get("body", b"")))
                 if not self._ended and not message.get("more_body", False):
-                    self._ended = True
-                    await self._perform(self._flow.finish(complete=True))
-            case _:
-                await self._perform((Refusal("seal_failed"),))
+                    await self._end(complete=True)
+            case kind, _:
+                raise SecMiddlewareError(f"the app sent {kind!r} where the ASGI specification allows no such")
+
+    async def _end(self, *, complete: bool) -> None:
+        self._ended = True
+        await self._perform(await _finish(self._flow, complete=complete))
 
     async def _perform(self, events: Iterable[Event]) -> None:
         for event in events:
             match event:
                 case Head(ResponseHead() as head):
-                    await self._send_head(head)
+                    await self._answer.head(head)
                 case Body(data, more):
-                    await self.send({"type": "http.response.body", "body": data, "more_body": more})
+                    await self._answer.body(data, more=more)
                 case Refusal():
-                    await self._send_problem(event)
+                    self._ended = True
+                    await self._answer.refuse(event)
                     return
-
-    async def refuse(self, refusal: Refusal, receive: Receive) -> None:
-        """The answer to a request that the app never sees."""
-        if self._scope["type"] == "http":
-            await self._send_problem(refusal)
-            return
-        await receive()  # websocket.connect: nothing may be sent before it
-        if "websocket.http.response" in (self._scope.get("extensions") or {}):
-            await self._send_problem(refusal, prefix="websocket.")
-            return
-        self.refusal = refusal
-        await self.send({"type": "websocket.close", "code": 1008, "reason": refusal.code})
-
-    async def _send_problem(self, refusal: Refusal, prefix: str = "") -> None:
-        self._ended = True
-        self.refusal = refusal
-        head, body = refusal.problem(self._observation.trace_id or "")
-        await self._send_head(head, prefix)
-        data = b"" if self._scope.get("method") == "HEAD" else body
-        await self.send({"type": f"{prefix}http.response.body", "body": data, "more_body": False})
-
-    async def _send_head(self, head: ResponseHead, prefix: str = "") -> None:
-        self.status = head.status
-        headers: Headers = head.headers
-        await self.send(
-            {"type": f"{prefix}http.response.start", "status": head.status, "headers": list(headers)}
-        )
 
 
 class _Lifespan:

@@ -98,7 +98,7 @@ class SecurityManager:
         return snapshot
 
     def start(self) -> None:
-        """Read the key ring and begin to watch it. Raises SecMiddlewareError where there is none to be had."""
+        """Read the key ring and begin to watch it. Raises SecMiddlewareError where none is to be had."""
         with self._changing:
             if self.running:
                 return
@@ -115,7 +115,7 @@ class SecurityManager:
             self.running = False
 
     def look_soon(self) -> None:
-        """Have the store looked at behind the request: a key was named that is not known here. Never blocks."""
+        """Have the store looked at: a request named a key that is not known here. Never blocks."""
         if self._line is not None:
             self._line.wake()
 

@@ -22,10 +22,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import uvicorn
+from uvicorn.config import LOGGING_CONFIG
 from uvicorn.protocols.http.h11_impl import H11Protocol as _StockH11
 
 from secmiddleware.asgi import App, Receive, Scope, SecMiddleware, Send
-from secmiddleware.errors import SecMiddlewareError
 from secmiddleware.messages import PRESENTED_KEY, Presented
 from secmiddleware.security import SecurityManager
 from secmiddleware.servers.target import load_app
@@ -61,7 +61,7 @@ def _chain_of(connection: Any) -> list[bytes]:
         return list(connection.get_unverified_chain() or ())
     import _ssl  # the encoding constant has no public name where the chain has none
 
-    chain = connection._sslobj.get_unverified_chain() or ()
+    chain = connection._sslobj.get_unverified_chain() or ()  # noqa: SLF001  (the only way there)
     return [certificate.public_bytes(_ssl.ENCODING_DER) for certificate in chain]
 
 
@@ -81,6 +81,7 @@ class _HandsOver(_Stock):
     """Mixed into a protocol class of uvicorn, HTTP or websocket, before it."""
 
     app: App
+    ws_protocol_class: Any
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -119,30 +120,50 @@ class Serving:
     port: int = 8443
     workers: int = 1
     factory: bool = False
+    app_dir: str = "."
     http: Literal["auto", "h11", "httptools"] = "auto"
     loop: Literal["auto", "asyncio", "uvloop"] = "auto"
-    ws: str = "auto"
     log_level: str = "info"
 
 
 def serve(serving: Serving) -> None:
-    """Serve until a signal comes. TLS as the file says; the peer's address is the transport's, never a header's."""
+    """Serve until a signal comes. TLS as the file says; the peer's address is never a header's word.
+
+    Where the start fails, the process is ended with uvicorn's exit status, 3.
+    """
     os.environ[_SERVING] = json.dumps(asdict(serving))
     uvicorn.run(
         f"{__name__}:application",
         factory=True,
+        app_dir=serving.app_dir,
         host=serving.host,
         port=serving.port,
         workers=serving.workers,
         http=_protocol(serving.http),
         loop=serving.loop,
-        ws=serving.ws,  # type: ignore[arg-type]
         lifespan="on",
         proxy_headers=False,
         server_header=False,
+        log_config=_LOGGING,
         log_level=serving.log_level,
         ssl_context_factory=tls_context,
     )
+
+
+# Ours beside uvicorn's: the audit log in pure JSON lines, for whoever collects them.
+_LOGGING: Final = {
+    **LOGGING_CONFIG,
+    "formatters": {**LOGGING_CONFIG["formatters"], "bare": {"format": "%(message)s"}},
+    "handlers": {
+        **LOGGING_CONFIG["handlers"],
+        "audit": {"class": "logging.StreamHandler", "formatter": "bare", "stream": "ext://sys.stderr"},
+    },
+    "loggers": {
+        **LOGGING_CONFIG["loggers"],
+        "secmiddleware": {"handlers": ["default"], "level": "INFO", "propagate": False},
+        "secmiddleware.audit": {"handlers": ["audit"], "level": "INFO", "propagate": False},
+    },
+}
 
 
 def _protocol(http: str) -> str:
@@ -164,9 +185,6 @@ def application() -> SecMiddleware:
     return SecMiddleware(load_app(serving.target, factory=serving.factory), config=manager)
 
 
-def tls_context(config: uvicorn.Config, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+def tls_context(_config: uvicorn.Config, _default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
     """The TLS context of the served settings (uvicorn's `ssl_context_factory`)."""
-    certificates = _served()[1].certificates
-    if certificates is None:
-        raise SecMiddlewareError("mtls.certificate and mtls.key are needed to serve")
-    return certificates.server_context()
+    return _served()[1].certificates.server_context()

@@ -26,7 +26,11 @@ def make_schema() -> dict[str, Any]:
     It knows types and names. Patterns, contradictions and files are judged by `load` only.
     """
     schema = Settings.model_json_schema(schema_generator=_AsWritten)
-    return {"$schema": _DIALECT, **schema, "title": "secmiddleware.toml"}
+    for section in schema["properties"].values():
+        # A section that is not there has its keys' defaults; one default for all of it would say them twice.
+        section.pop("default", None)
+    about = {"title": "secmiddleware.toml", "description": "The settings of secmiddleware."}
+    return {"$schema": _DIALECT, **schema, **about}
 
 
 def shipped_schema() -> str:

@@ -22,7 +22,7 @@ audit_log = logging.getLogger("secmiddleware.audit")
 class AuditObserver:
     """Writes a line for every exchange that was refused, at whatever stage."""
 
-    def begin(self, head: RequestHead, verdict: Admission | Refusal, started_ns: int) -> AuditObservation:
+    def begin(self, head: RequestHead, verdict: Admission | Refusal, started_ns: int) -> AuditObservation:  # noqa: ARG002  (the Protocol's; a log line has its own time)
         """The observation of one exchange."""
         return AuditObservation(head, verdict)
 
