@@ -32,11 +32,11 @@ NOW = datetime.fromisoformat(VECTORS["now"])
 SLOTS = ("field", "purpose", "tenant", "caller")
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     pass
 
 
-class Unknown(Exception):
+class UnknownError(Exception):
     pass
 
 
@@ -54,14 +54,14 @@ def hkdf(secret: bytes, label: bytes, *parts: bytes) -> bytes:
 
 def b64u(text: str) -> bytes:
     if re.fullmatch("[A-Za-z0-9_-]*", text) is None or len(text) % 4 == 1:
-        raise Refused
+        raise RefusedError
     bits = "".join(
         f"{'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_'.index(char):06b}"
         for char in text
     )
     whole = len(bits) // 8 * 8
     if "1" in bits[whole:]:
-        raise Refused
+        raise RefusedError
     return int(bits[:whole] or "0", 2).to_bytes(whole // 8, "big")
 
 
@@ -69,7 +69,7 @@ def gcm(key: bytes, sealed: bytes, associated: bytes) -> bytes:
     try:
         return AESGCM(key).decrypt(sealed[:12], sealed[12:], associated)
     except (InvalidTag, ValueError):
-        raise Refused from None
+        raise RefusedError from None
 
 
 class SecondReader:
@@ -77,15 +77,15 @@ class SecondReader:
         self.ring, self.now = ring.encode(), now
         self.document = json.loads(text, object_pairs_hook=self._object)
         if self.document.keys() != {"ring", "gen", "issued_at", "root", "keys", "mac"}:
-            raise Refused
+            raise RefusedError
         if self.document["ring"] != ring:
-            raise Refused
+            raise RefusedError
         self.root = gcm(kek, b64u(self.document["root"]), b"secmw/root/v1" + lp(self.ring))
         rest = {name: value for name, value in self.document.items() if name != "mac"}
         canonical = json.dumps(rest, sort_keys=True, separators=(",", ":")).encode("ascii")
         mac = hmac.digest(hkdf(self.root, b"secmw/document-mac/v1", self.ring), canonical, "sha256")
         if mac != b64u(self.document["mac"]):
-            raise Refused
+            raise RefusedError
         wrapping = hkdf(self.root, b"secmw/key-wrapping/v1", self.ring)
         self.secrets = {
             key["kid"]: gcm(
@@ -98,7 +98,7 @@ class SecondReader:
     @staticmethod
     def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) != len(pairs):
-            raise Refused
+            raise RefusedError
         return dict(pairs)
 
     def readable(self) -> Iterator[str]:
@@ -115,15 +115,15 @@ class SecondReader:
         if form == "fernet":
             return self._open_fernet(token, *slots[:2])
         if not token.startswith("sm1."):
-            raise Refused
+            raise RefusedError
         raw = b64u(token[4:])
         if len(raw) < 33 or raw[0] != 1:
-            raise Refused
+            raise RefusedError
         kid = raw[1:5].hex()
         if kid not in {key["kid"] for key in self.document["keys"]}:
-            raise Unknown
+            raise UnknownError
         if kid not in self.readable():
-            raise Refused
+            raise RefusedError
         associated = (
             b"secmw/token/v1" + raw[:5] + lp(self.ring) + b"".join(lp(slot.encode()) for slot in slots)
         )
@@ -132,7 +132,7 @@ class SecondReader:
     def _open_fernet(self, token: str, field: str, purpose: str) -> bytes:
         unpadded = token.rstrip("=")
         if len(token) % 4 or len(token) - len(unpadded) > 2:
-            raise Refused
+            raise RefusedError
         raw = b64u(unpadded)
         for kid in self.readable():
             key = hkdf(self.secrets[kid], b"secmw/fernet/v1", self.ring, field.encode(), purpose.encode())
@@ -141,7 +141,7 @@ class SecondReader:
                 unpadder = padding.PKCS7(128).unpadder()
                 text = decryptor.update(raw[25:-32]) + decryptor.finalize()
                 return unpadder.update(text) + unpadder.finalize()
-        raise Refused
+        raise RefusedError
 
 
 # The tests.
@@ -198,7 +198,7 @@ def test_a_fixed_nonce_makes_the_token_of_the_vectors(case):
 
 @named("refused")
 def test_a_reader_written_from_the_page_refuses_what_is_near_a_token(case):
-    expected = Unknown if case["error"] == "key_unknown" else Refused
+    expected = UnknownError if case["error"] == "key_unknown" else RefusedError
     with pytest.raises(expected):
         second_reader(VECTORS["document"]).open(case["token"], case["format"], [case[s] for s in SLOTS])
 
@@ -223,7 +223,7 @@ def test_every_refusal_of_a_token_reads_the_same():
 @named("refused_documents")
 def test_both_readers_refuse_a_changed_document(case):
     assert case["document"] != VECTORS["document"]
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         second_reader(case["document"])
     with pytest.raises(KeyringError):
         our_keyring(case["document"])

@@ -1,0 +1,59 @@
+"""A key-encryption key, a clock that stands still until it is told, and managers over one store.
+
+Every manager stands for a process of its own: they share the store and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from secmiddleware.encryption.document import RingDocument
+from secmiddleware.encryption.kek import Kek
+from secmiddleware.encryption.manager import EncryptionManager, KeyPolicy
+from secmiddleware.encryption.record import RECORD
+from secmiddleware.encryption.root import read_document
+from secmiddleware.state import StateStore
+
+RING = "payments"
+KEK = bytes(range(200, 232))
+TICK = timedelta(microseconds=1)
+DELAY = KeyPolicy().activation_delay
+RETIRE = KeyPolicy().retire_after
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = datetime(2026, 6, 1, 12, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def forward(self, span: timedelta | None = None, **parts: float) -> datetime:
+        self.now += timedelta(**parts) if span is None else span
+        return self.now
+
+
+def manager_of(store: StateStore, clock: Callable[[], datetime], **arguments: Any) -> EncryptionManager:
+    """Not started. Parts of the policy and of the manager alike are arguments."""
+    policy = {name: arguments.pop(name) for name in list(arguments) if name in KeyPolicy.__slots__}
+    known: dict[str, Any] = {"store": store, "kek": Kek(KEK), "ring": RING, "clock": clock}
+    return EncryptionManager(policy=KeyPolicy(**policy), **(known | arguments))
+
+
+def stored(store: StateStore, kek: bytes = KEK, ring: str = RING) -> RingDocument:
+    """What a process that knows nothing yet would find in the store."""
+    found = store.read(RECORD)
+    assert found is not None
+    return read_document(found.body, ring, Kek(kek))[0]
+
+
+def rewrite(store: StateStore, step: Callable[[RingDocument], RingDocument]) -> int:
+    """Lets somebody who holds the KEK write the next generation; tells it."""
+    found = store.read(RECORD)
+    assert found is not None
+    document, root = read_document(found.body, RING, Kek(KEK))
+    gen = store.cas(RECORD, found.gen, root.write(step(document)))
+    assert gen is not None
+    return gen
