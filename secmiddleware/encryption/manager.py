@@ -19,7 +19,7 @@ from typing import Any, Final
 from secmiddleware.encryption.document import KeyState, show_time
 from secmiddleware.encryption.kek import Kek
 from secmiddleware.encryption.keyring import Keyring
-from secmiddleware.encryption.record import KeyPolicy, RingRecord
+from secmiddleware.encryption.record import RECORD, KeyPolicy, RingRecord
 from secmiddleware.encryption.tokens import Context, Format
 from secmiddleware.encryption.uses import FIRST_BLOCK, ROTATE_AT, Ration
 from secmiddleware.errors import KeyringError, KeyUnknown, StoreUnavailable, TokenError
@@ -100,7 +100,8 @@ class EncryptionManager:
         self._name = os.urandom(8).hex()
         self._alarms: dict[str, str] = {}
         self._lock = threading.RLock()
-        self._wake: Callable[[], None] = _nobody
+        self._look_soon: Callable[[], None] = _nobody
+        self._tend_soon: Callable[[], None] = _nobody
         _managers.add(self)
 
     @property
@@ -112,6 +113,15 @@ class EncryptionManager:
     def reach(self) -> Reach:
         """Who shares the store."""
         return self._store.reach
+
+    def exists(self) -> bool:
+        """Whether the store has the ring; it is not read yet.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+            KeyringError: it is gone, though it was there.
+        """
+        return self._store.read_gen(RECORD) > 0
 
     def start(self) -> None:
         """Takes the first look and reserves uses; makes the ring where none was ever seen.
@@ -166,7 +176,7 @@ class EncryptionManager:
         with self._lock:
             self._record.look()
             kid = self._add_key()
-        self._wake()
+        self._tend_soon()
         return kid
 
     def destroy(self, kid: str) -> None:
@@ -179,7 +189,7 @@ class EncryptionManager:
         with self._lock:
             self._record.look()
             self._record.publish(lambda document: document.without_secret(kid, self._clock()))
-        self._wake()
+        self._tend_soon()
 
     def seal(
         self,
@@ -224,12 +234,16 @@ class EncryptionManager:
         try:
             return keyring.open(data, context, self._clock())
         except KeyUnknown:
-            self._wake()
+            self._look_soon()
             raise
 
-    def watched_by(self, wake: Callable[[], None]) -> None:
-        """Has `wake` called whenever the ring should be looked at or tended soon; it must not block."""
-        self._wake = wake
+    def watched_by(self, look_soon: Callable[[], None], tend_soon: Callable[[], None]) -> None:
+        """Has the one called when a caller names an unknown key, the other when uses or states have changed.
+
+        Neither may block. Callers choose key ids, so the first should take its time between looks.
+        """
+        self._look_soon = look_soon
+        self._tend_soon = tend_soon
 
     def seconds_to_change(self) -> float | None:
         """In how many seconds the clock alone changes a key's state; None if never."""
@@ -286,13 +300,21 @@ class EncryptionManager:
 
     def _reserve(self, now: datetime) -> None:
         keyring = self._record.known()
+        refused: KeyringError | None = None
         for entry in keyring.keys:
             key = keyring.secret_of(entry.kid)
             if key is None or keyring.state_of(entry.kid, now) not in _SPENDING:
                 continue
             block = key.ration.next_block
-            if block:
+            if not block:
+                continue
+            try:
                 self._reserve_block(entry.kid, block)
+            except KeyringError as error:
+                # A key that is used up must not keep the one that waits behind it from being ready.
+                refused = refused or error
+        if refused is not None:
+            raise refused
 
     def _reserve_block(self, kid: str, block: int) -> None:
         self._record.publish(lambda document: document.with_uses(kid, block, self._clock()))
@@ -328,7 +350,7 @@ class EncryptionManager:
         return f"{self._name}-{os.getpid()}"
 
     def _want_uses(self) -> None:
-        self._wake()
+        self._tend_soon()
 
     def _states_at(self, now: datetime) -> dict[str, KeyState]:
         keyring = self._record.known()
