@@ -66,7 +66,7 @@ VALID = {
     "sizes": '[service]\nname = "a"\nmax_body = "512KiB"\n',
     "bytes": '[service]\nname = "a"\nmax_body = 1000\n',
     "references": SERVICE
-    + '[keys]\nring = "r"\nstore = "memory:"\nkek = { file = "state/kek" }\n[rotation]\nbroker = { env = "B" }\n',
+    + '[keys]\nring = "r"\nstore = "memory:"\nkek = { file = "kek" }\n[rotation]\nbroker = { env = "B" }\n',
     "trust in its long form": SERVICE + '[mtls]\ntrust = [{ ca = "a.pem", may_assert = ["dns:*.a.org"] }]\n',
     "what only later versions do": SERVICE + '[mtls]\nsource = "nginx"\n[fields.a]\nformat = "jwe"\n',
 }
