@@ -58,17 +58,21 @@ class RingKey:
     def __repr__(self) -> str:
         return f"RingKey(kid={self.kid!r})"
 
+    def __reduce__(self) -> str:
+        raise TypeError("a ring key is not written down")
+
 
 class Keyring:
-    """One generation of a key ring, verified; never changes, so an exchange may keep it to its end."""
+    """One generation of a key ring, verified; never changes, so an exchange may keep it to its end.
 
-    __slots__ = ("_by_kid", "_entries", "_newest_first", "document", "gen", "ring")
+    Cannot be pickled or copied: what counts the uses of a key must be one.
+    """
+
+    __slots__ = ("_by_kid", "_document", "_entries", "_newest_first")
 
     def __init__(self, document: RingDocument, keys: Iterable[RingKey]) -> None:
         """`keys` are those of the document that are not destroyed."""
-        self.document = document
-        self.ring = document.ring
-        self.gen = document.gen
+        self._document = document
         self._entries = {entry.kid: entry for entry in document.keys}
         self._by_kid = {key.kid: key for key in keys}
         self._newest_first = tuple(
@@ -76,17 +80,32 @@ class Keyring:
         )
 
     @property
+    def document(self) -> RingDocument:
+        """What was verified."""
+        return self._document
+
+    @property
+    def ring(self) -> str:
+        """The name of the ring, which is in every token."""
+        return self._document.ring
+
+    @property
+    def gen(self) -> int:
+        """The generation of the document."""
+        return self._document.gen
+
+    @property
     def keys(self) -> tuple[KeyEntry, ...]:
         """What the document says of its keys, in the order of their activation."""
-        return self.document.keys
+        return self._document.keys
 
     def primary(self, now: datetime) -> KeyEntry:
         """The one key that seals at `now`."""
-        return self.document.primary(now)
+        return self._document.primary(now)
 
     def state_of(self, kid: str, now: datetime) -> KeyState:
         """What a key of this ring is good for at `now`. Raises KeyError for a key that it has not."""
-        return self.document.state_of(self._entries[kid], now)
+        return self._document.state_of(self._entries[kid], now)
 
     def secret_of(self, kid: str) -> RingKey | None:
         """A key's ciphers, kept for the next snapshot; None where it is destroyed or not of this ring."""
@@ -105,7 +124,7 @@ class Keyring:
             SealError: the primary key is distrusted, this process has no reserved use of it left, or the
                 value is over 2 GiB.
         """
-        entry = self.document.primary(now)
+        entry = self._document.primary(now)
         key = self._by_kid.get(entry.kid)
         if key is None or entry.distrusted:
             raise SealError(f"key {entry.kid} of ring {self.ring} may not be used; rotate the ring")
@@ -147,3 +166,6 @@ class Keyring:
 
     def __repr__(self) -> str:
         return f"Keyring(ring={self.ring!r}, gen={self.gen}, keys={[entry.kid for entry in self.keys]})"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a key ring is not written down")

@@ -77,6 +77,9 @@ class Root:
     def __repr__(self) -> str:
         return f"Root(ring={self.ring!r})"
 
+    def __reduce__(self) -> str:
+        raise TypeError("the root of a key ring is not written down")
+
 
 def read_document(body: bytes, ring: str, kek: Kek, known: Root | None = None) -> tuple[RingDocument, Root]:
     """An authentic document of `ring`, and its root; `known`, one opened before, saves work where it is it.

@@ -148,6 +148,9 @@ class FieldFernet:
         except InvalidToken:
             return None
 
+    def __reduce__(self) -> str:
+        raise TypeError("a Fernet key is not written down")
+
 
 def check_fernet_spelling(token: bytes) -> None:
     """Raises TokenError unless it is padded base64url in its one spelling; Fernet itself takes others."""
