@@ -13,19 +13,26 @@ needs the TLS options on the command line; `secmiddleware run` takes them from t
 from __future__ import annotations
 
 import json
+import logging
 import os
+import socket
 import ssl
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.util import find_spec
+from multiprocessing import parent_process
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import uvicorn
-from uvicorn.config import LOGGING_CONFIG
+from uvicorn.config import LOGGING_CONFIG, STARTUP_FAILURE
 from uvicorn.protocols.http.h11_impl import H11Protocol as _StockH11
+from uvicorn.supervisors import Multiprocess
 
 from secmiddleware.asgi import App, Receive, Scope, SecMiddleware, Send
+from secmiddleware.errors import SecMiddlewareError
 from secmiddleware.messages import PRESENTED_KEY, Presented
 from secmiddleware.security import SecurityManager
 from secmiddleware.servers.target import load_app
@@ -37,8 +44,11 @@ if TYPE_CHECKING:
 else:
     _Stock = object
 
+logger = logging.getLogger("secmiddleware.servers")
+
 # Read by the worker processes: what they serve has to reach them by name, since uvicorn starts them afresh.
-_SERVING: Final = "_SECMIDDLEWARE_SERVING"
+# Its name is unlike those of settings, among which it would pass for a misspelt one.
+_SERVING: Final = "_SMW_SERVING"
 
 
 def presented_on(transport: Any) -> Presented | None:
@@ -103,10 +113,27 @@ class H11Protocol(_HandsOver, _StockH11):
 def __getattr__(name: str) -> type:
     """`HttpToolsProtocol`, where httptools is installed: the same for uvicorn's faster protocol."""
     if name == "HttpToolsProtocol":
-        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-        return _handing_over(HttpToolsProtocol)
+        return _httptools_protocol()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@cache
+def _httptools_protocol() -> type:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as _StockHttpTools
+
+    class HttpToolsProtocol(_HandsOver, _StockHttpTools):
+        """uvicorn's httptools protocol, which hands over the client certificate, and the target as it came.
+
+        The stock one hands over what is left of it without a fragment, or without a scheme and an authority:
+        with that, `/a#b` and `http://x/a` could not be told from `/a`, and refused.
+        """
+
+        def on_headers_complete(self) -> None:
+            super().on_headers_complete()
+            if "raw_path" in self.scope:  # else a websocket's protocol takes over, and reads the target anew
+                self.scope["raw_path"] = self.root_path.encode("ascii") + self.url.partition(b"?")[0]
+
+    return HttpToolsProtocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,25 +156,47 @@ class Serving:
 def serve(serving: Serving) -> None:
     """Serve until a signal comes. TLS as the file says; the peer's address is never a header's word.
 
-    Where the start fails, the process is ended with uvicorn's exit status, 3.
+    A `[service] mount` is told to the app as `root_path`; the targets of requests do not have it (as with
+    uvicorn's `--root-path`). Raises SecMiddlewareError where the settings, the server's certificate or, with
+    one worker, the app cannot be used. Where the start fails after that, in whatever process, all of them end
+    with uvicorn's exit status, 3.
     """
     os.environ[_SERVING] = json.dumps(asdict(serving))
-    uvicorn.run(
-        f"{__name__}:application",
-        factory=True,
-        app_dir=serving.app_dir,
-        host=serving.host,
-        port=serving.port,
-        workers=serving.workers,
-        http=_protocol(serving.http),
-        loop=serving.loop,
-        lifespan="on",
-        proxy_headers=False,
-        server_header=False,
-        log_config=_LOGGING,
-        log_level=serving.log_level,
-        ssl_context_factory=tls_context,
-    )
+    _served.cache_clear()
+    _, manager = _served()
+    manager.certificates.server_context()  # a pair that cannot be used is told once, not by every worker
+    options: dict[str, Any] = {
+        "factory": True,
+        "host": serving.host,
+        "port": serving.port,
+        "root_path": manager.settings.service.mount,
+        "workers": serving.workers,
+        "http": _protocol(serving.http),
+        "loop": serving.loop,
+        "lifespan": "on",
+        "proxy_headers": False,
+        "server_header": False,
+        "log_config": _LOGGING,
+        "log_level": serving.log_level,
+        "ssl_context_factory": tls_context,
+    }
+    if serving.workers > 1:
+        _serve_by_many(serving.app_dir, options)
+    else:
+        uvicorn.run(f"{__name__}:application", app_dir=serving.app_dir, **options)
+
+
+def _serve_by_many(app_dir: str, options: dict[str, Any]) -> None:
+    """As `uvicorn.run` does it, but for the exit status, which is 0 there even if no worker could start."""
+    sys.path.insert(0, app_dir)
+    config = uvicorn.Config(f"{__name__}:application", **options)
+    listening = config.bind_socket()
+    # asyncio does it for sockets of its own making only; without, each response waits 40 ms for an ACK.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    supervisor = Multiprocess(config, sockets=[listening])
+    supervisor.run()
+    if any(worker.process.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
+        sys.exit(STARTUP_FAILURE)
 
 
 # Ours beside uvicorn's: the audit log in pure JSON lines, for whoever collects them.
@@ -181,10 +230,25 @@ def _served() -> tuple[Serving, SecurityManager]:
 
 def application() -> SecMiddleware:
     """The wrapped app, in the process that serves it."""
-    serving, manager = _served()
-    return SecMiddleware(load_app(serving.target, factory=serving.factory), config=manager)
+    with _ends_a_worker():
+        serving, manager = _served()
+        return SecMiddleware(load_app(serving.target, factory=serving.factory), config=manager)
 
 
 def tls_context(_config: uvicorn.Config, _default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
     """The TLS context of the served settings (uvicorn's `ssl_context_factory`)."""
-    return _served()[1].certificates.server_context()
+    with _ends_a_worker():
+        return _served()[1].certificates.server_context()
+
+
+@contextmanager
+def _ends_a_worker() -> Iterator[None]:
+    """Where a worker cannot start, it ends such that its parent starts no other, which could not either."""
+    try:
+        yield
+    except Exception as error:
+        if parent_process() is None:
+            raise
+        # An app that cannot be imported shows where; our own errors say it in words.
+        logger.error("%s", error, exc_info=not isinstance(error, SecMiddlewareError))
+        sys.exit(STARTUP_FAILURE)

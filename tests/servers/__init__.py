@@ -1,0 +1,1 @@
+"""Real servers, real TLS on the loopback, raw clients."""
