@@ -36,7 +36,25 @@ class _FullHandshakes:
 
 
 class _Object(_FullHandshakes, ssl.SSLObject):
-    pass
+    """Also lets the alert out that says why a handshake failed.
+
+    asyncio and uvloop drop the connection at once, and what OpenSSL has to say with it: the client would hear
+    nothing but that it is closed. As long as more is wanted, they send what there is.
+    """
+
+    _failure: ssl.SSLError | None = None
+
+    def do_handshake(self, *arguments: bool) -> None:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            super().do_handshake(*arguments)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as failure:
+            # Told when the client closes, sends more, or lets the handshake's time run out.
+            self._failure = failure
+            raise ssl.SSLWantReadError("the alert goes out first") from failure
 
 
 class _Socket(_FullHandshakes, ssl.SSLSocket):

@@ -46,6 +46,8 @@ else:
 
 logger = logging.getLogger("secmiddleware.servers")
 
+logger = logging.getLogger("secmiddleware.servers")
+
 # Read by the worker processes: what they serve has to reach them by name, since uvicorn starts them afresh.
 # Its name is unlike those of settings, among which it would pass for a misspelt one.
 _SERVING: Final = "_SMW_SERVING"

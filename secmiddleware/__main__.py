@@ -1,0 +1,5 @@
+"""`python -m secmiddleware` is `secmiddleware`."""
+
+from secmiddleware.cli import main
+
+main()

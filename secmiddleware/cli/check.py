@@ -1,0 +1,88 @@
+"""`secmiddleware check`: every mistake in the settings at once, without serving or importing anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from secmiddleware.cli.console import config_option, show_findings
+from secmiddleware.errors import ConfigError, Finding, SecMiddlewareError
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  secmiddleware check
+  secmiddleware check --config deploy/secmiddleware.toml
+  SECMIDDLEWARE__MTLS__CLIENT=optional secmiddleware check --json
+
+Exit status 1 if there is a mistake. No code of the app is imported, nothing is changed."""
+)
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.pass_context
+def check(ctx: click.Context, config: Path, as_json: bool) -> None:
+    """Say what is wrong with the settings: the file, and SECMIDDLEWARE__ variables over it.
+
+    Every mistake is named at once, with its key, its line and what to do about it; the files that the
+    settings name are looked at too.
+    """
+    summary: list[str] = []
+    try:
+        findings = tuple(_findings(config, summary))
+    except ConfigError as error:
+        findings = error.findings
+    if as_json:
+        found = [finding.as_dict() for finding in findings]
+        click.echo(json.dumps({"config": str(config), "ok": not found, "findings": found}, indent=2))
+    elif findings:
+        show_findings(findings)
+    else:
+        click.echo("\n  ".join([f"{config}: good", *summary]))
+    ctx.exit(1 if findings else 0)
+
+
+def _findings(config: Path, summary: list[str]) -> Iterator[Finding]:
+    """What is wrong with good settings once their parts are built; what there is goes to `summary`.
+
+    Raises ConfigError where the settings are not good by themselves.
+    """
+    from secmiddleware.security import certificates_of, encryption_of
+    from secmiddleware.settings import load
+
+    settings = load(config)
+    source = None if settings.source is None else str(settings.source)
+    summary.append(
+        f"a caller's certificate is {settings.mtls.client}; routes of their own: {len(settings.routes)}"
+    )
+    try:
+        certificates = certificates_of(settings.mtls)
+        summary.append(f"trust anchors: {len(certificates.trust.anchors)}, profile {settings.mtls.profile}")
+        if settings.mtls.certificate is not None:
+            certificates.server_context()
+            summary.append(f"server certificate: {settings.mtls.certificate}")
+    except SecMiddlewareError as error:
+        yield Finding("mtls", str(error), source)
+    for name, field in settings.fields.items():
+        summary.append(
+            f"field {name}: {field.format}, marks: {sum(len(place.marks) for place in field.places)}"
+        )
+    if settings.keys is None:
+        return
+    try:
+        encryption = encryption_of(settings.keys, first_block=0)
+        if encryption.exists():
+            encryption.start()
+            status = encryption.status()
+            summary.append(
+                f"key ring {status['ring']}: generation {status['gen']}, keys: {len(status['keys'])}"
+            )
+        else:
+            summary.append(f"key ring {settings.keys.ring}: made when the service first starts")
+    except ConfigError as error:
+        yield from error.findings
+    except SecMiddlewareError as error:
+        yield Finding("keys.store", str(error), source)

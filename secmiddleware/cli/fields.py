@@ -1,0 +1,143 @@
+"""`secmiddleware fields`: one value sealed or opened by hand, from standard input to standard output."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from secmiddleware.cli.console import config_option
+from secmiddleware.cli.keys import opened_ring
+from secmiddleware.errors import ConfigError, Finding, TokenError
+
+if TYPE_CHECKING:
+    from secmiddleware.encryption.tokens import Format
+    from secmiddleware.settings.models import FieldSettings
+
+# A value of a field, not a document; the largest body that settings allow by default.
+_LARGEST: Final = 4 << 20
+
+_tenant = click.option(
+    "--tenant",
+    metavar="TENANT",
+    help='Where the field has bind = "tenant": whose it is, as in spiffe://example.org',
+)
+_caller = click.option(
+    "--caller",
+    metavar="NAME",
+    help='Where the field has bind = "caller": whose it is, as in spiffe://example.org/shop',
+)
+
+
+@click.group()
+def fields() -> None:
+    """A field's values: seal one, open one. Values come from standard input, never from arguments."""
+
+
+@fields.command(
+    epilog="""\b
+Examples:
+  echo '"078-05-1120"' | secmiddleware fields seal ssn
+  echo 078-05-1120 | secmiddleware fields seal ssn --text"""
+)
+@click.argument("field")
+@config_option
+@click.option(
+    "--text", is_flag=True, help="The input is a plain text; it is sealed as the JSON string of it."
+)
+@_tenant
+@_caller
+def seal(field: str, config: Path, text: bool, tenant: str | None, caller: str | None) -> None:
+    """Seal a JSON value of FIELD, and print its token.
+
+    The value is sealed as it is written, so that 1.10 stays 1.10. One line end behind it does not count.
+    """
+    import msgspec
+
+    from secmiddleware.fields.json_reading import UnreadableJSON, check
+
+    rule = _field(config, field)
+    bound = _bound(rule, tenant, caller)
+    value = _read()
+    if text:
+        try:
+            value = msgspec.json.encode(value.decode("utf-8"))
+        except UnicodeDecodeError:
+            raise click.ClickException("the input is not UTF-8 text") from None
+    try:
+        start = check(value)
+    except UnreadableJSON:
+        raise click.ClickException(
+            "the input is not a JSON value; a text stands in quotation marks, or is sealed with --text"
+        ) from None
+    token = opened_ring(config, first_block=1).seal(
+        field, value[start:].strip(b" \t\r\n"), **bound, format=_format(rule.format)
+    )
+    click.echo(token)
+
+
+@fields.command(
+    "open",
+    epilog="""\b
+Example:
+  echo "$TOKEN" | secmiddleware fields open ssn""",
+)
+@click.argument("field")
+@config_option
+@_tenant
+@_caller
+def open_token(field: str, config: Path, tenant: str | None, caller: str | None) -> None:
+    """Open a token of FIELD, and print the JSON value as it was sealed.
+
+    Why a token does not open is never told.
+    """
+    from secmiddleware.encryption.keyring import looks_like_token
+
+    rule = _field(config, field)
+    bound = _bound(rule, tenant, caller)
+    token = _read().strip(b' \t\r\n"')
+    ring = opened_ring(config)
+    formats = (rule.format, *rule.also_open)
+    fits = next((name for name in formats if looks_like_token(token, _format(name))), None)
+    if fits is None:
+        raise TokenError("the token does not open here")
+    value = ring.open(field, token, **bound, format=_format(fits))
+    sys.stdout.buffer.write(value + b"\n")
+
+
+def _field(config: Path, name: str) -> FieldSettings:
+    from secmiddleware.settings import load
+
+    settings = load(config)
+    if name not in settings.fields:
+        source = None if settings.source is None else str(settings.source)
+        known = ", ".join(settings.fields) or "none"
+        raise ConfigError(
+            [Finding(f"fields.{name}", "there is no such field", source, hint=f"there are: {known}")]
+        )
+    return settings.fields[name]
+
+
+def _format(name: str) -> Format:
+    if name == "fernet":
+        return "fernet"
+    return "aead"
+
+
+def _bound(rule: FieldSettings, tenant: str | None, caller: str | None) -> dict[str, str]:
+    """The slots that the field's `bind` asks for; what it does not ask for may not be given."""
+    given = {"tenant": tenant, "caller": caller}
+    for option, value in given.items():
+        if (value is not None) != (rule.bind == option):
+            wanted = "needs" if value is None else "takes no"
+            raise click.UsageError(f'bind is "{rule.bind}" here: this {wanted} --{option}')
+    return {option: value for option, value in given.items() if value is not None}
+
+
+def _read() -> bytes:
+    data = sys.stdin.buffer.read(_LARGEST + 1)
+    if len(data) > _LARGEST:
+        raise click.ClickException(f"the input is larger than {_LARGEST} bytes")
+    return data.removesuffix(b"\n").removesuffix(b"\r")

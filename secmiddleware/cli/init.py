@@ -1,0 +1,247 @@
+"""`secmiddleware init`: all that is needed to serve on a developer's machine, never over anything."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from secmiddleware.cli.console import CONFIG_FILE
+from secmiddleware.errors import SecMiddlewareError
+
+if TYPE_CHECKING:
+    from secmiddleware.certificates.authority import Issued
+
+# Long enough that a developer does not meet an expired certificate every quarter.
+_LIFETIME: Final = timedelta(days=365)
+_KEK_BYTES: Final = 32
+_HOST: Final = re.compile(r"(?=.{1,253}\Z)(?:\*\.)?[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*")
+
+_SETTINGS: Final = Template("""\
+# secmiddleware: who may call, and what is secret. `secmiddleware check` says what is wrong here.
+
+[service]
+name = "$service"
+mount = ""                       # the prefix under which the app is mounted, as in "/api"
+
+[mtls]
+client = "required"              # required | optional | off: does a caller need a certificate?
+handshake = "optional"           # optional: who has none gets a readable 401; required: TLS closes the door
+trust = ["pki/ca.pem"]           # the CAs of the callers
+certificate = "pki/server.pem"   # what this server shows
+key = "pki/server.key"
+profile = "strict"               # strict | private-pki: how much is asked of a chain
+
+# The first route that matches decides; what no route names gets [mtls] client.
+[[routes]]
+path = "/healthz"
+client = "off"
+
+[[routes]]
+path = "/admin/**"               # * is one segment, /** the folder and the whole tree below it
+allow = ["spiffe://$domain/ops/*"]
+
+[keys]
+ring = "$service"
+store = "file:state/keyring.json"
+kek = "file:state/kek"           # the key-encryption key: whoever has it and the store, has everything
+rotate_every = "30d"
+activation_delay = "$activation_delay"          # a new key is published for so long before it seals
+retire_after = "90d"             # and opens for so long after its successor took over
+
+# One kind of secret. Clients send and get tokens; the app sees and returns plaintext.
+[fields.ssn]
+[[fields.ssn.places]]
+routes = ["/customers", "/customers/*"]
+marks = ["$$.ssn", "$$.people[*].ssn"]
+request = "decrypt"
+response = "encrypt"
+
+[rotation]
+poll = "$poll"
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Starter:
+    """What `make_starter` made, by its paths."""
+
+    folder: Path
+    client_id: str
+
+    @property
+    def settings(self) -> Path:
+        """The file of settings."""
+        return self.folder / CONFIG_FILE
+
+    @property
+    def pki(self) -> Path:
+        """The folder of certificates and keys: ca, server and client, each .pem and .key."""
+        return self.folder / "pki"
+
+    @property
+    def state(self) -> Path:
+        """The folder of the key-encryption key and the key ring."""
+        return self.folder / "state"
+
+
+def make_starter(
+    folder: Path,
+    *,
+    service: str,
+    domain: str,
+    names: tuple[str, ...],
+    activation_delay: str = "5m",
+    poll: str = "30s",
+) -> Starter:
+    """A development CA, a server's and a client's certificate, a key-encryption key, a key ring and settings.
+
+    Nothing that is there is written over: then nothing at all is made, and SecMiddlewareError says what is in
+    the way. Where something fails half-way, what was made is taken away again.
+    """
+    starter = Starter(folder, f"spiffe://{domain}/clients/demo")
+    in_the_way = [path for path in (starter.settings, starter.pki, starter.state) if os.path.lexists(path)]
+    if in_the_way:
+        listed = ", ".join(str(path) for path in in_the_way)
+        raise SecMiddlewareError(f"nothing was made, for this is there already: {listed}")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        text = _SETTINGS.substitute(
+            service=service, domain=domain, activation_delay=activation_delay, poll=poll
+        )
+        _fill(starter, text, service, domain, names)
+    except BaseException:
+        for made in (starter.pki, starter.state):
+            shutil.rmtree(made, ignore_errors=True)
+        starter.settings.unlink(missing_ok=True)
+        raise
+    return starter
+
+
+def _fill(starter: Starter, settings: str, service: str, domain: str, names: tuple[str, ...]) -> None:
+    from secmiddleware.certificates.authority import Authority
+    from secmiddleware.files import make_private_folder, write_secret
+    from secmiddleware.security import encryption_of
+    from secmiddleware.settings import load
+
+    make_private_folder(starter.pki)
+    make_private_folder(starter.state)
+    authority = Authority.create(f"{service} development CA")
+    (starter.pki / "ca.pem").write_bytes(authority.certificate_pem)
+    write_secret(starter.pki / "ca.key", authority.key_pem)
+    addresses = tuple(name for name in names if _is_address(name))
+    hosts = tuple(name for name in names if name not in addresses)
+    server_id = f"spiffe://{domain}/{service}"
+    server = authority.issue_server(dns=hosts, ips=addresses, spiffe_id=server_id, lifetime=_LIFETIME)
+    client = authority.issue_client(spiffe_id=starter.client_id, lifetime=_LIFETIME)
+    _write_pair(starter.pki, "server", server)
+    _write_pair(starter.pki, "client", client)
+    write_secret(starter.state / "kek", os.urandom(_KEK_BYTES))
+    # Exclusive, as everything here: two who start at once do not mix.
+    with starter.settings.open("x", encoding="utf-8") as file:
+        file.write(settings)
+    keys = load(starter.settings, {}).keys
+    if keys is not None:
+        encryption_of(keys, {}, first_block=1).start()
+
+
+def _write_pair(pki: Path, name: str, issued: Issued) -> None:
+    from secmiddleware.files import write_secret
+
+    (pki / f"{name}.pem").write_bytes(issued.chain_pem)
+    write_secret(pki / f"{name}.key", issued.key_pem)
+
+
+def _is_address(name: str) -> bool:
+    import ipaddress
+
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  secmiddleware init .
+  secmiddleware init deploy --service payments --trust-domain example.org --name pay.internal --name 10.0.0.7
+
+For development: whoever has pki/ca.key can be everybody."""
+)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--service", default="app", show_default=True, help="The service's name, and its key ring's.")
+@click.option(
+    "--trust-domain",
+    "domain",
+    default="example.org",
+    show_default=True,
+    help="Of the SPIFFE ids in the certificates.",
+)
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    default=("localhost", "127.0.0.1", "::1"),
+    show_default=True,
+    help="A DNS name or IP address of the server; may be given several times.",
+)
+def init(folder: Path, service: str, domain: str, names: tuple[str, ...]) -> None:
+    """Make in DIR what is needed to serve on this machine: certificates, keys and secmiddleware.toml.
+
+    A development CA, a server's and a client's certificate with SPIFFE ids, a key-encryption key and a key
+    ring. Nothing that is there is ever written over.
+    """
+    _check_names(service, domain, names)
+    starter = make_starter(folder, service=service, domain=domain, names=names)
+    click.echo(f"Made in {folder}:")
+    for what, is_what in (
+        (CONFIG_FILE, "the settings"),
+        ("pki/", f"a development CA, a server's certificate, and a client's for {starter.client_id}"),
+        ("state/", "the key-encryption key and the key ring"),
+    ):
+        click.echo(f"  {what:<20} {is_what}")
+    settings, pki = shlex.quote(str(starter.settings)), starter.pki
+    certificates = " ".join(
+        f"{option} {shlex.quote(str(pki / name))}"
+        for option, name in (("--cacert", "ca.pem"), ("--cert", "client.pem"), ("--key", "client.key"))
+    )
+    click.echo("\nNext:")
+    click.echo(f"  secmiddleware check --config {settings}")
+    click.echo(f"  secmiddleware run MODULE:APP --config {settings}")
+    click.echo(f"  curl {certificates} https://{_host_of(names)}:8443/")
+
+
+def _host_of(names: tuple[str, ...]) -> str:
+    return f"[{names[0]}]" if ":" in names[0] else names[0]
+
+
+def _check_names(service: str, domain: str, names: tuple[str, ...]) -> None:
+    from pydantic import TypeAdapter
+
+    from secmiddleware.certificates.spiffe import check_spiffe_id
+    from secmiddleware.settings.models import Identifier
+
+    try:
+        TypeAdapter(Identifier).validate_python(service)
+    except ValueError:
+        raise click.BadParameter(
+            "must be up to 64 letters, digits, - and single _, beginning with a letter",
+            param_hint="--service",
+        ) from None
+    try:
+        check_spiffe_id(f"spiffe://{domain}/{service}")
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--trust-domain") from None
+    for name in names:
+        if not _is_address(name) and not _HOST.fullmatch(name):
+            raise click.BadParameter(f"{name!r} is no DNS name and no IP address", param_hint="--name")

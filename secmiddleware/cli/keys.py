@@ -1,0 +1,100 @@
+"""`secmiddleware keys`: the ring of `[keys]`, as an operator sees it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from secmiddleware.cli.console import config_option
+from secmiddleware.errors import ConfigError, Finding
+
+if TYPE_CHECKING:
+    from secmiddleware.encryption.manager import EncryptionManager
+
+
+def opened_ring(config: Path, *, first_block: int = 0) -> EncryptionManager:
+    """The key ring of a file of settings, verified and opened; no ring is ever made here.
+
+    Raises SecMiddlewareError where there is none to be had.
+    """
+    from secmiddleware.security import encryption_of
+    from secmiddleware.settings import load
+
+    settings = load(config)
+    source = None if settings.source is None else str(settings.source)
+    if settings.keys is None:
+        raise ConfigError([Finding("keys", "is missing: these settings have no key ring", source)])
+    if settings.keys.store == "memory:":
+        message = '"memory:" lives and dies with the process that serves; nobody else can see it'
+        raise ConfigError([Finding("keys.store", message, source, hint='use "file:PATH"')])
+    encryption = encryption_of(settings.keys, first_block=first_block)
+    if not encryption.exists():
+        message = f"there is no ring {settings.keys.ring} yet: it is made when the service first starts"
+        raise ConfigError([Finding("keys.store", message, source)])
+    encryption.start()
+    return encryption
+
+
+@click.group()
+def keys() -> None:
+    """The key ring: list its keys, rotate."""
+
+
+@keys.command(
+    "list",
+    epilog="""\b
+Examples:
+  secmiddleware keys list
+  secmiddleware keys list --config deploy/secmiddleware.toml --json""",
+)
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def list_keys(config: Path, as_json: bool) -> None:
+    """List the keys of the ring with their states; no secret is shown."""
+    status = opened_ring(config).status()
+    if as_json:
+        click.echo(json.dumps(status, indent=2))
+        return
+    click.echo(f"ring {status['ring']}, generation {status['gen']}, issued {_short(status['issued_at'])}")
+    rows: list[tuple[str, ...]] = [("KEY", "STATE", "CREATED", "SEALS FROM", "RETIRES", "USES RESERVED")]
+    rows += [_row(key) for key in status["keys"]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _row(key: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        key["kid"],
+        key["state"] + (" (distrusted)" if key["distrusted"] else ""),
+        _short(key["created_at"]),
+        _short(key["activate_at"]),
+        _short(key["destroyed_at"] or key["retire_at"]),
+        str(key["uses_reserved"]),
+    )
+
+
+def _short(time: str | None) -> str:
+    return "-" if time is None else time[:19].replace("T", " ")
+
+
+@keys.command(
+    epilog="""\b
+Example:
+  secmiddleware keys rotate --config deploy/secmiddleware.toml
+
+Running services see the new key at their next look at the store, long before it seals."""
+)
+@config_option
+def rotate(config: Path) -> None:
+    """Add a key to the ring: published now, sealing after activation_delay.
+
+    What older keys sealed stays readable. Refused while another new key has yet to begin to seal.
+    """
+    encryption = opened_ring(config)
+    kid = encryption.rotate()
+    new = next(key for key in encryption.status()["keys"] if key["kid"] == kid)
+    click.echo(f"key {kid} is published, and seals from {_short(new['activate_at'])} UTC on")
