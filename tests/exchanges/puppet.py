@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from exchanges.table import Exchange
-from secmiddleware.messages import IDENTITY_KEY
+from exchanges.table import App, Exchange
+from exchanges.world import World, to_bytes, to_text
+from secmiddleware.messages import IDENTITY_KEY, PRESENTED_KEY
+
+
+class ToldToRaiseError(Exception):
+    """What the puppet raises when it is told to."""
 
 
 class Puppet:
-    """One app for all rows; `row` is set before each exchange."""
+    """One app for all rows; `play` before each exchange."""
 
     def __init__(self) -> None:
-        self.row: Exchange | None = None
-        self.chunks: tuple[str, ...] = ()
-        self.headers: tuple[tuple[str, str], ...] = ()
         self.seen: list[dict[str, Any]] = []
+        self._app = App()
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._chunks: list[bytes] = []
+
+    def play(self, world: World, row: Exchange) -> None:
+        """Be the app of this row."""
+        self.seen = []
+        self._app = row.app
+        self._headers = [(to_bytes(n), to_bytes(world.fill(row, v))) for n, v in row.app.headers]
+        self._chunks = [to_bytes(world.fill(row, chunk)) for chunk in row.app.chunks] or [b""]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -24,45 +37,53 @@ class Puppet:
             await receive()
             await send({"type": "lifespan.shutdown.complete"})
             return
-        assert self.row is not None
-        body = b""
-        more = True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                break
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+        body, complete = await _read(receive)
         identity = scope[IDENTITY_KEY]
         self.seen.append(
             {
                 "method": scope["method"],
+                "scheme": scope["scheme"],
                 "path": scope["path"],
-                "body": body.decode("utf-8", "surrogateescape"),
-                "headers": headers,
+                "query": to_text(scope["query_string"]),
+                "body": to_text(body),
+                "complete": complete,
+                "headers": [(to_text(name), to_text(value)) for name, value in scope["headers"]],
                 "identity": str(identity) if identity is not None else None,
+                "peer": scope["client"][0],
+                "presented": scope[PRESENTED_KEY],
             }
         )
-        app = self.row.app
-        if app.does == "raise":
-            raise RuntimeError("the puppet was told to raise")
-        answer: list[bytes] = [chunk.encode("utf-8", "surrogateescape") for chunk in self.chunks] or [b""]
-        answer_headers = list(self.headers)
-        if app.does == "echo":
-            answer = [body]
-            answer_headers = [pair for pair in headers if pair[0] == "content-type"]
-        await send(
-            {
-                "type": "http.response.start",
-                "status": app.status,
-                "headers": [
-                    (name.encode("latin-1"), value.encode("latin-1")) for name, value in answer_headers
-                ],
-            }
-        )
-        if app.does == "unfinished":
-            await send({"type": "http.response.body", "body": answer[0], "more_body": True})
+        await self._answer(body, scope, send)
+
+    async def _answer(
+        self, body: bytes, scope: Any, send: Callable[[dict[str, Any]], Awaitable[None]]
+    ) -> None:
+        does, headers, chunks = self._app.does, self._headers, self._chunks
+        if does == "raise":
+            raise ToldToRaiseError
+        if does == "silent":
             return
-        for index, chunk in enumerate(answer):
-            await send({"type": "http.response.body", "body": chunk, "more_body": index + 1 < len(answer)})
+        if does == "echo":
+            headers = [pair for pair in scope["headers"] if pair[0] == b"content-type"]
+            chunks = [body]
+        await send({"type": "http.response.start", "status": self._app.status, "headers": headers})
+        ends = does not in ("break", "unfinished")
+        for index, chunk in enumerate(chunks if ends else chunks[:1]):
+            more = not ends or index + 1 < len(chunks)
+            await send({"type": "http.response.body", "body": chunk, "more_body": more})
+        if does == "overrun":
+            await send({"type": "http.response.body", "body": chunks[-1], "more_body": False})
+        if does == "break":
+            raise ToldToRaiseError
+
+
+async def _read(receive: Any) -> tuple[bytes, bool]:
+    """The request's body, and whether it was whole."""
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return body, False
+        body += message.get("body", b"")
+        if not message.get("more_body", False):
+            return body, True

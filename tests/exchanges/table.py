@@ -1,12 +1,18 @@
-"""The rows, as frozen data: what goes in, what the app does, what must come out."""
+"""The rows, as frozen data: what goes in, what the app does, what must come out.
+
+One row is one `[[exchange]]` of a rows_*.toml. A driver turns it into a real exchange of its shell and hands
+what came out to `outcome.check`; the row does not know the driver. Where a row says something about one
+driver (`refused_by`, `elsewhere`), it does so by the driver's name.
+"""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 HERE = Path(__file__).parent
 
@@ -15,22 +21,27 @@ HERE = Path(__file__).parent
 class Request:
     method: str = "GET"
     target: str = "/"
+    """As it goes over the wire, query included, byte for byte (`<<bytes ff>>` for what is no text)."""
     headers: tuple[tuple[str, str], ...] = ()
     chunks: tuple[str, ...] = ()
+    """The body; no chunk at all means a request without a body and without a length."""
     truncated: bool = False
     """The caller goes away after the chunks."""
-    declared: int | None = None
-    """The Content-Length that is announced; None: the true one; -1: none, the body is chunked."""
+    length: int | Literal["true", "chunked", "none"] = "true"
+    """The Content-Length that is announced; "chunked": Transfer-Encoding instead; "none": neither, as in
+    HTTP/2."""
     root_path: str = ""
-    """What the server says the prefix is; only shells that take one from the server can run the row."""
+    """What the server says the prefix is; the target then comes without it."""
     raw: bool = True
     """Whether the server hands over the raw target."""
 
 
 @dataclass(frozen=True)
 class App:
-    does: str = "respond"
-    """respond | echo (the request's body and type) | raise | unfinished (head and chunk, then it returns)"""
+    does: Literal["respond", "echo", "raise", "break", "unfinished", "silent", "overrun"] = "respond"
+    """echo: the request's body and type; raise: before any answer; break: raises after head and one chunk;
+    unfinished: returns after head and one chunk; silent: returns without a word; overrun: a whole response,
+    then another chunk."""
     status: int = 200
     headers: tuple[tuple[str, str], ...] = (("content-type", "application/json"),)
     chunks: tuple[str, ...] = ()
@@ -40,9 +51,18 @@ class App:
 class Expect:
     status: int = 200
     code: str | None = None
+    where: str | None = None
+    """The mark that the problem names; without it, the problem names nothing."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    """Each of these once, with this value."""
     absent: tuple[str, ...] = ()
     body: str | None = None
+    pieces: tuple[str, ...] | None = None
+    """The body's pieces, as they were sent."""
+    without: tuple[str, ...] = ()
+    """Texts that appear nowhere, in no header and not in the body."""
+    broken: bool = False
+    """The response begins and does not end."""
     app_saw: Mapping[str, Any] | None = None
     """What the app must have seen, as far as it is told; {}: it was called; None: it was not."""
 
@@ -55,18 +75,11 @@ class Exchange:
     expect: Expect
     app: App = App()
     presented: str = ""
-    """The name of a certificate of the world (world.py), or nothing."""
-
-    @property
-    def needs_injection(self) -> bool:
-        """Whether a real handshake, server or client library would not let this row through to the shell."""
-        return (
-            self.presented
-            in {"expired", "not-yet", "stranger", "weak", "sha1", "server-only", "garbage", "doubled"}
-            or not self.request.raw
-            or bool(self.request.root_path)
-            or self.request.target.startswith("@")
-        )
+    """The name of a certificate (people.py), or nothing."""
+    refused_by: tuple[str, ...] = ()
+    """Drivers whose server answers this request with a 4xx of its own, before anybody is asked."""
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    """Drivers that cannot run the row, each with the reason."""
 
 
 def _frozen(value: Any) -> Any:
@@ -75,28 +88,33 @@ def _frozen(value: Any) -> Any:
     return value
 
 
+def _part(raw: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _frozen(value) for key, value in raw.items()}
+
+
 def _row(raw: Mapping[str, Any]) -> Exchange:
     rest = {key: value for key, value in raw.items() if key not in {"request", "app", "expect"}}
     return Exchange(
-        **rest,
-        request=Request(**{key: _frozen(value) for key, value in raw.get("request", {}).items()}),
-        app=App(**{key: _frozen(value) for key, value in raw.get("app", {}).items()}),
-        expect=Expect(**{key: _frozen(value) for key, value in raw["expect"].items()}),
+        **_part(rest),
+        request=Request(**_part(raw.get("request", {}))),
+        app=App(**_part(raw.get("app", {}))),
+        expect=Expect(**_part(raw["expect"])),
     )
 
 
-def rows() -> list[Exchange]:
+@cache
+def rows() -> tuple[Exchange, ...]:
     """Every row of every file of this folder; names are unique."""
     found = [
         _row(raw)
         for path in sorted(HERE.glob("rows_*.toml"))
-        for raw in tomllib.loads(path.read_text())["exchange"]
+        for raw in tomllib.loads(path.read_text("utf-8"))["exchange"]
     ]
     names = [row.name for row in found]
-    assert len(names) == len(set(names)), "two rows of one name"
-    return found
+    assert len(names) == len(set(names)), {name for name in names if names.count(name) > 1}
+    return tuple(found)
 
 
 def configs() -> dict[str, dict[str, Any]]:
     """The named settings, as mappings with `{pki}` and `{state}` still to be filled in."""
-    return tomllib.loads((HERE / "configs.toml").read_text())
+    return tomllib.loads((HERE / "configs.toml").read_text("utf-8"))
