@@ -7,7 +7,7 @@ the request's body and one for the response; a shell drives them and performs th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Final
@@ -113,12 +113,12 @@ def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | R
             return who
         refusal = decide(rule, who)
         if refusal is not None:
-            return refusal
+            return replace(refusal, identity=who)
         identity = who
     plan = snapshot.places.plan_for(path)
     if head.protocol == "websocket" and plan.marks_anything:
         # Messages of a websocket are not rewritten: on a marked route they would pass unread, both ways.
-        return Refusal("payload_encoding", "fields")
+        return Refusal("payload_encoding", "fields", identity)
     exchange = Exchange(snapshot.keyring, now, identity, _revealed(snapshot, identity))
     return Admission(identity, head, plan.request_flow(exchange), exchange, plan)
 

@@ -194,6 +194,8 @@ class Refusal:
     code: str
     where: str | None = None
     """The mark, or the key of the configuration, that refused; the caller is told marks only."""
+    identity: Identity | None = field(default=None, repr=False, compare=False)
+    """Who was refused, where a good certificate said so: for the audit log, never for the caller."""
 
     def __post_init__(self) -> None:
         if self.code not in STATUS_OF:

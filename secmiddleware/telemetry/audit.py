@@ -6,6 +6,7 @@ id that the caller was shown; never a value, a certificate, a header or a path.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -49,7 +50,7 @@ class AuditObservation:
             audit_log.warning("%s", json.dumps(self._line(record.refusal)))
 
     def _line(self, refusal: Refusal) -> dict[str, object]:
-        identity = self._verdict.identity if isinstance(self._verdict, Admission) else None
+        identity, presented = self._verdict.identity, self.head.presented
         return {
             "event": "access.denied",
             "code": refusal.code,
@@ -57,7 +58,7 @@ class AuditObservation:
             "where": refusal.where,
             "protocol": self.head.protocol,
             "peer": self.head.peer.host,
-            "client": str(identity) if identity is not None else None,
-            "client_sha256": identity.sha256 if identity is not None else None,
+            "client": None if identity is None else str(identity),
+            "client_sha256": None if presented is None else hashlib.sha256(presented.leaf).hexdigest(),
             "trace_id": self.trace_id,
         }
