@@ -93,7 +93,7 @@ class RotationLine:
             self._callbacks = tuple(Callback(name, function, self._loop) for name, function in functions)
             self._wanted = True
             self._begin()
-        self._manager.watched_by(self.tend_soon)
+        self._manager.watched_by(self.wake, self.tend_soon)
 
     def wake(self) -> None:
         """Asks for a look at the store, at most one a second. Never blocks; a stopped line does nothing."""

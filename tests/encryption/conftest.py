@@ -6,10 +6,9 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from encryption.rings import Clock, manager_of
+from encryption.rings import Clock, FailingStore, manager_of
 
 from secmiddleware.encryption.manager import EncryptionManager
-from secmiddleware.rotation.stores import MemoryStore
 
 
 @pytest.fixture
@@ -18,12 +17,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore()
+def store(clock: Clock) -> FailingStore:
+    return FailingStore(clock)
 
 
 @pytest.fixture
-def make(store: MemoryStore, clock: Clock) -> Callable[..., EncryptionManager]:
+def make(store: FailingStore, clock: Clock) -> Callable[..., EncryptionManager]:
     """A manager of ring `payments` in the one store, each as if in a process of its own; not started."""
     return partial(manager_of, store, clock)
 

@@ -14,7 +14,10 @@ from secmiddleware.encryption.kek import Kek
 from secmiddleware.encryption.manager import EncryptionManager, KeyPolicy
 from secmiddleware.encryption.record import RECORD
 from secmiddleware.encryption.root import read_document
-from secmiddleware.state import StateStore
+from secmiddleware.encryption.tokens import take_apart
+from secmiddleware.errors import StoreUnavailable
+from secmiddleware.rotation.stores import MemoryStore
+from secmiddleware.state import Document, Lease, StateStore
 
 RING = "payments"
 KEK = bytes(range(200, 232))
@@ -57,3 +60,53 @@ def rewrite(store: StateStore, step: Callable[[RingDocument], RingDocument]) -> 
     gen = store.cas(RECORD, found.gen, root.write(step(document)))
     assert gen is not None
     return gen
+
+
+def started(make: Callable[..., EncryptionManager], **arguments: Any) -> EncryptionManager:
+    """What `make` makes of the arguments, started."""
+    manager = make(**arguments)
+    manager.start()
+    return manager
+
+
+def sealing_key(manager: EncryptionManager) -> str:
+    """The id of the key that a token is made with now; takes a use."""
+    return take_apart(manager.seal("ssn", b"1").encode()).kid
+
+
+def states(manager: EncryptionManager) -> list[str]:
+    """Of all keys, the oldest first."""
+    return [key["state"] for key in manager.status()["keys"]]
+
+
+class FailingStore(MemoryStore):
+    """A memory store that can be away, or slow by the clock, when it is told to be."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.away = False
+        self.slow = timedelta()
+        self._clock = clock
+
+    def _answer(self) -> None:
+        if self.away:
+            raise StoreUnavailable("the store is away")
+
+    def read_gen(self, name: str) -> int:
+        self._answer()
+        return super().read_gen(name)
+
+    def read(self, name: str) -> Document | None:
+        self._answer()
+        return super().read(name)
+
+    def cas(self, name: str, expect: int, body: bytes, fence: int | None = None) -> int | None:
+        self._answer()
+        # Time passes before the others can see it.
+        self._clock.forward(self.slow)
+        self.slow = timedelta()
+        return super().cas(name, expect, body, fence)
+
+    def try_lease(self, name: str, holder: str, ttl_s: float) -> Lease | None:
+        self._answer()
+        return super().try_lease(name, holder, ttl_s)
