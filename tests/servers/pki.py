@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import ssl
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +25,7 @@ class Pki:
         self.certificate, self.key = self._write(
             "server", self.trusted.issue_server(dns=["localhost"], ips=["127.0.0.1"])
         )
+        self._numbers = itertools.count()
         self._contexts: dict[tuple[str | None, str], ssl.SSLContext] = {}
 
     def _write(self, name: str, issued: Issued) -> tuple[Path, Path]:
@@ -54,7 +56,9 @@ class Pki:
     def short_lived(self, name: str, lifetime: timedelta) -> ssl.SSLContext:
         """The context of a client whose certificate ends so long from now."""
         issued = self.trusted.issue_client(spiffe_id=self.spiffe(name), lifetime=lifetime)
-        return client_context(self.ca, *self._write(name.replace("/", "-"), issued))
+        return client_context(
+            self.ca, *self._write(f"{name.replace('/', '-')}-{next(self._numbers)}", issued)
+        )
 
     @staticmethod
     def spiffe(name: str) -> str:

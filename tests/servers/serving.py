@@ -1,4 +1,4 @@
-"""uvicorn in a thread of this process, on a free port, and a client that says what it is told byte by byte."""
+"""uvicorn in a thread of this process, on a free port, and a client whose every byte can be chosen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPResponse
-from typing import Any
+from typing import Any, Self
 
 import uvicorn
 
@@ -29,7 +29,7 @@ PATIENCE = 10.0  # seconds for what takes milliseconds, on a machine that does o
 with warnings.catch_warnings():
     # uvicorn's `websockets` implementation says on import that it will go; until then it is one of three.
     warnings.simplefilter("ignore")
-    import uvicorn.protocols.websockets.websockets_impl  # noqa: F401
+    import uvicorn.protocols.websockets.websockets_impl
 
 
 @contextmanager
@@ -52,8 +52,7 @@ def serving(
         ws=ws,
         log_config=None,
         proxy_headers=False,
-        ssl_context_factory=lambda _config, _default: context,
-        **{"lifespan": "on", **options},
+        **{"lifespan": "on", "ssl_context_factory": lambda _config, _default: context, **options},
     )
     server = uvicorn.Server(config)
     # With the protocol named, asyncio switches Nagle's delay off, as it does where it makes the socket.
@@ -109,7 +108,7 @@ class Connection:
             raw.close()
             raise
 
-    def __enter__(self) -> Connection:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
