@@ -1,4 +1,4 @@
-"""Whoever a row may name as `presented`: certificates of every shape, good and bad, made anew for each run."""
+"""Whoever a row may name as `presented`: certificates of every shape, good and bad, made anew each time."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ DIES_IN_TLS: Final = frozenset(
         "stranger",
         "weak",
         "server-only",
+        "any-usage",
+        "sub-ca",
         "root",
         "below-alone",
         "below-expired-ca",
@@ -168,7 +170,7 @@ class People:
         ca = self.ca
         sub = mint("table sub CA", ca, ca=True, ends=50 * DAY)
         below = mint("below", sub, uris=("spiffe://example.org/shop/below",))
-        people = {
+        return {
             "alice": mint("alice", ca, uris=("spiffe://example.org/shop/alice",)),
             "oscar": mint("oscar", ca, uris=("spiffe://example.org/ops/oscar",)),
             "deep-oscar": mint("oscar", ca, uris=("spiffe://example.org/ops/oscar/deep",)),
@@ -187,7 +189,6 @@ class People:
             "below": below.behind(sub),
             "below-with-more": below.behind(self.strange_ca, sub, ca, sub),
         }
-        return people
 
     def _refused(self) -> dict[str, Minted]:
         ca = self.ca

@@ -115,6 +115,7 @@ def rows() -> tuple[Exchange, ...]:
     return tuple(found)
 
 
+@cache
 def configs() -> dict[str, dict[str, Any]]:
     """The named settings, as mappings with `{pki}` and `{state}` still to be filled in."""
     return tomllib.loads((HERE / "configs.toml").read_text("utf-8"))

@@ -20,7 +20,7 @@ RUN_HERE = [row for row in rows() if "asgi" not in row.elsewhere]
 
 
 class Server:
-    """What an ASGI server is to an app: the messages of one request, and a strict eye on those of the response."""
+    """What a server is to an app: the messages of one request, and a strict eye on those of the response."""
 
     def __init__(self, world: World, row: Exchange) -> None:
         self._incoming = [
@@ -66,7 +66,7 @@ class Server:
 
 
 def scope_of(world: World, row: Exchange, *, prefixed: bool = True) -> dict[str, Any]:
-    """The scope that a server makes of the row's request; `prefixed`: its raw target has root_path in front."""
+    """The scope that a server makes of a row's request; `prefixed`: its raw target has root_path in front."""
     request = row.request
     target, _, query = to_bytes(world.fill(row, request.target)).partition(b"?")
     prefix = request.root_path.encode("ascii")

@@ -1,4 +1,4 @@
-"""The world in which the rows happen: the people, the managers, and what stands for values in the text of rows.
+"""The world in which the rows happen: the people, the managers, and what stands for values in rows.
 
 In a row's text,
 

@@ -1,0 +1,193 @@
+"""Every row that a real client can bring, over TLS on loopback, through uvicorn with either of its parsers.
+
+The client's certificate stands in a real handshake, and the request is bytes on a socket. Whatever cannot be
+brought so is told by name and reason (`Way`), and run all the same as far as it goes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import pytest
+import uvicorn
+
+from exchanges.outcome import Outcome, Recorder, check, check_record, check_seen
+from exchanges.people import BYTES_ONLY, DIES_IN_TLS
+from exchanges.puppet import Puppet
+from exchanges.table import Exchange, configs, rows
+from exchanges.wire import NoConnectionError, connect, read_response, talk
+from exchanges.world import World, to_bytes
+from secmiddleware.asgi import SecMiddleware
+
+PARSERS: Final = {"h11": ("H11Protocol", "asyncio"), "httptools": ("HttpToolsProtocol", "uvloop")}
+
+
+@dataclass(frozen=True)
+class Way:
+    """How far a row gets on a real connection, and why no further."""
+
+    how: Literal["through", "dies in TLS", "refused by the parser", "gone", "not here"]
+    """gone: the caller goes away and sees nothing; what the shell made of it is known from its observer."""
+    reason: str = ""
+
+
+def way_of(row: Exchange, parser: str) -> Way:
+    """The way of a row with this parser."""
+    reason = row.elsewhere.get("uvicorn") or row.elsewhere.get(parser)
+    if reason:
+        return Way("not here", reason)
+    if not row.request.raw:
+        return Way("not here", "uvicorn always tells the raw target")
+    if row.presented in BYTES_ONLY:
+        return Way("not here", BYTES_ONLY[row.presented])
+    mtls = configs()[row.config]["mtls"]
+    if mtls.get("trust") and row.presented in DIES_IN_TLS:
+        return Way("dies in TLS", "OpenSSL refuses the certificate")
+    if mtls.get("handshake") == "required" and not row.presented:
+        return Way("dies in TLS", "the handshake requires a certificate")
+    if parser in row.refused_by:
+        return Way("refused by the parser", "the server answers what it cannot read by itself")
+    if row.request.truncated:
+        return Way("gone", "the caller does not wait for the answer")
+    return Way("through")
+
+
+CASES: Final = [
+    pytest.param(row, parser, id=f"{parser}: {row.name}")
+    for parser in PARSERS
+    for row in rows()
+    if way_of(row, parser).how != "not here"
+]
+
+
+class Served:
+    """uvicorn in threads of this process, one for each config, prefix and parser that a row asks for."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.puppet = Puppet()
+        self.recorder = Recorder()
+        self._running: dict[tuple[str, str, str], tuple[uvicorn.Server, threading.Thread, int]] = {}
+
+    def port(self, config: str, root_path: str, parser: str) -> int:
+        """The port of the server for these, started where none runs yet."""
+        key = config, root_path, parser
+        if key not in self._running:
+            self._running[key] = self._start(*key)
+        return self._running[key][2]
+
+    def _start(
+        self, config: str, root_path: str, parser: str
+    ) -> tuple[uvicorn.Server, threading.Thread, int]:
+        manager = self.world.manager(config)
+        protocol, loop = PARSERS[parser]
+        settings = uvicorn.Config(
+            SecMiddleware(self.puppet, config=manager, observer=self.recorder),
+            host="127.0.0.1",
+            port=0,
+            http=f"secmiddleware.servers.uvicorn:{protocol}",
+            loop=loop,
+            lifespan="on",
+            proxy_headers=False,
+            root_path=root_path,
+            log_config=None,
+            ssl_context_factory=lambda _config, _default: manager.certificates.server_context(),
+        )
+        server = uvicorn.Server(settings)
+        thread = threading.Thread(target=server.run, name=f"uvicorn for {config}")
+        thread.start()
+        until = time.monotonic() + 10
+        while not server.started:
+            assert thread.is_alive(), "uvicorn does not start"
+            assert time.monotonic() < until, "uvicorn does not start in time"
+            time.sleep(0.005)
+        return server, thread, server.servers[0].sockets[0].getsockname()[1]
+
+    def close(self) -> None:
+        for server, _, _ in self._running.values():
+            server.should_exit = True
+        for _, thread, _ in self._running.values():
+            thread.join(10)
+            assert not thread.is_alive(), "uvicorn does not stop"
+
+
+@pytest.fixture(scope="module")
+def served(world: World) -> Iterator[Served]:
+    for name, minted in world.people.minted.items():
+        if not (world.pki / f"{name}.pem").exists():
+            minted.write(world.pki, name)
+    serving = Served(world)
+    yield serving
+    serving.close()
+
+
+def messages_of(world: World, row: Exchange) -> Iterator[bytes]:
+    """The request on the wire: its head, then each of its chunks."""
+    request = row.request
+    chunks = [to_bytes(world.fill(row, chunk)) for chunk in request.chunks]
+    head = to_bytes(f"{request.method} {world.fill(row, request.target)} HTTP/1.1\r\n")
+    headers = [(to_bytes(name), to_bytes(world.fill(row, value))) for name, value in request.headers]
+    if not any(name == b"host" for name, _ in headers):
+        headers.insert(0, (b"host", b"localhost"))
+    headers.append((b"connection", b"close"))
+    match request.length:
+        case int(length):
+            headers.append((b"content-length", b"%d" % length))
+        case "true" if chunks:
+            headers.append((b"content-length", b"%d" % sum(map(len, chunks))))
+        case "chunked":
+            headers.append((b"transfer-encoding", b"chunked"))
+    yield head + b"".join(b"%s: %s\r\n" % pair for pair in headers) + b"\r\n"
+    for chunk in filter(None, chunks):
+        yield b"%x\r\n%s\r\n" % (len(chunk), chunk) if request.length == "chunked" else chunk
+    if request.length == "chunked" and not request.truncated:
+        yield b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize(("row", "parser"), CASES)
+def test_a_row_comes_out_as_expected(
+    world: World, served: Served, caplog: pytest.LogCaptureFixture, row: Exchange, parser: str
+) -> None:
+    caplog.set_level(logging.CRITICAL, "uvicorn.error")  # apps that raise are meant to
+    served.puppet.play(world, row)
+    served.recorder.records.clear()
+    port = served.port(row.config, row.request.root_path, parser)
+    way = way_of(row, parser)
+    if way.how == "dies in TLS":
+        with pytest.raises(NoConnectionError):
+            _outcome(world, row, port)
+        assert served.recorder.records == []
+        assert served.puppet.seen == []
+        return
+    if way.how == "gone":
+        with connect(port, world.pki, row.presented) as connection:
+            for message in messages_of(world, row):
+                connection.sendall(message)
+    else:
+        outcome = _outcome(world, row, port)
+        if way.how == "refused by the parser":
+            assert (outcome.status, served.puppet.seen, served.recorder.records) == (400, [], []), outcome
+            return
+        check(world, row, outcome)
+    check_record(row, served.recorder.wait())
+    check_seen(world, row, served.puppet.seen)
+
+
+def _outcome(world: World, row: Exchange, port: int) -> Outcome:
+    with connect(port, world.pki, row.presented) as connection:
+        return read_response(talk(connection, messages_of(world, row)), row.request.method)
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_what_is_not_run_here_has_a_reason_and_is_little(parser: str) -> None:
+    ways = [way_of(row, parser) for row in rows()]
+    assert all(way.reason for way in ways if way.how != "through")
+    counts = Counter(way.how for way in ways)
+    assert counts["through"] > 0.8 * len(ways), counts
+    assert counts["not here"] < 0.06 * len(ways), counts
