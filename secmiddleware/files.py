@@ -81,17 +81,20 @@ def read_secret(path: str | Path, *, limit: int = READ_LIMIT) -> bytes:
         raise SecretMissingError(f"{path}: there is no such file") from None
     except OSError as error:
         raise SecretFileError(f"{path}: cannot be read: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
+        # Before it becomes a file object: Python makes none of a folder.
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise SecretFileError(f"{path}: is not a regular file")
         if found.st_mode & _OTHERS:
             mode = stat.S_IMODE(found.st_mode)
             raise SecretFileError(f"{path}: others may use it (mode {mode:04o}); do: chmod 600 {path}")
-        try:
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
             data = file.read(limit + 1)
-        except OSError as error:
-            raise SecretFileError(f"{path}: cannot be read: {error.strerror}") from error
+    except OSError as error:
+        raise SecretFileError(f"{path}: cannot be read: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
     if len(data) > limit:
         raise SecretFileError(f"{path}: is larger than {limit} bytes")
     return data
