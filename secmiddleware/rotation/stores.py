@@ -9,7 +9,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from secmiddleware.errors import KeyringError, StoreUnavailable
 from secmiddleware.files import (
+    READ_LIMIT,
     SecretFileError,
     SecretMissingError,
     make_private_folder,
@@ -30,7 +31,10 @@ _PATIENCE_SECONDS: Final = 2.0
 _SETTLED_NS: Final = 100_000_000
 """A file younger than this may be replaced by one of the same inode, size and time: the clocks of file
 systems tick every 1 to 10 ms."""
-_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_NAME: Final = re.compile(r"(?!(?:floor|lease|lock)\Z)[a-z][a-z0-9-]{0,31}")
+"""Of a record; not of what stands beside one."""
+_LEFT: Final = re.compile(r"(?:\.floor|\.lease)?\.[0-9a-f]{16}\.tmp")
+"""What `replace_secret` leaves behind the name of a record's file when its process is killed."""
 _READ_ONLY: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
@@ -41,7 +45,7 @@ def open_store(reference: str) -> StateStore:
     """
     scheme, _, rest = reference.partition(":")
     match scheme:
-        case "memory" if not rest:
+        case "memory" if reference == "memory:":
             return MemoryStore()
         case "file" if rest:
             return FileStore(rest)
@@ -110,7 +114,9 @@ class _Seen(NamedTuple):
 
     inode: int
     size: int
+    written_ns: int
     changed_ns: int
+    """Its mode counts too: a file that others may use from now on is no longer as it was."""
     gen: int
 
 
@@ -144,7 +150,7 @@ class FileStore:
         except OSError as error:
             raise StoreUnavailable(f"{path}: cannot be read: {error.strerror}") from error
         seen = self._seen.get(name)
-        if found is not None and seen is not None and seen[:3] == _look_of(found):
+        if found is not None and seen is not None and seen[:-1] == _look_of(found):
             return seen.gen
         record = self.read(name)
         return 0 if record is None else record.gen
@@ -166,20 +172,20 @@ class FileStore:
         """As StateStore. A process killed in the middle leaves the old file or the new one.
 
         Raises:
-            ValueError: `gen` in the body is not `expect` + 1.
+            ValueError: `gen` in the body is not `expect` + 1, or the body is larger than is read again.
         """
         path = self._path(name)
         if _gen_of(body) != expect + 1:
             raise ValueError(f"the body of generation {expect + 1} does not say so")
+        if len(body) > READ_LIMIT:
+            raise ValueError(f"a record has at most {READ_LIMIT} bytes")
         with self._alone(path):
             found, _ = self._read(name, path)
             if (0 if found is None else found.gen) != expect:
                 return None
             if fence is not None and fence != self._lease(path)[1]:
                 return None
-            # What a killed writer left: nobody else writes now.
-            for left in path.parent.glob(f".{path.name}*.tmp"):
-                left.unlink(missing_ok=True)
+            _sweep(path)
             replace_secret(path, body)
             replace_secret(_beside(path, ".floor"), b"%d\n" % (expect + 1))
         return expect + 1
@@ -228,7 +234,7 @@ class FileStore:
                 f"{path}: is at generation {gen}, but was at {floor}; restore the newer one. "
                 f"To take the older one all the same, remove {path}.floor"
             )
-        if time.time_ns() - before.st_mtime_ns > _SETTLED_NS:
+        if time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) > _SETTLED_NS:
             # Of before the read: if it was replaced in between, the next look reads again.
             self._seen[name] = _Seen(*_look_of(before), gen)
         return Document(gen, body), floor
@@ -247,7 +253,8 @@ class FileStore:
 
     def _raise_floor(self, path: Path, gen: int) -> None:
         try:
-            with self._alone(path):
+            # Mostly a writer is just about to do it; among many of them there may be no lock to be had.
+            with self._alone(path, lambda: self._floor(path) >= gen):
                 if self._floor(path) < gen:
                     replace_secret(_beside(path, ".floor"), b"%d\n" % gen)
         except StoreUnavailable as error:
@@ -261,12 +268,15 @@ class FileStore:
             return str(loaded["holder"]), int(loaded["fence"]), float(loaded["until"])
         except SecretMissingError:
             return "", 0, 0.0
-        except (SecretFileError, ValueError, KeyError, TypeError) as error:
+        except (SecretFileError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise StoreUnavailable(f"{path}.lease: cannot be used; remove it") from error
 
     @contextmanager
-    def _alone(self, path: Path) -> Iterator[None]:
-        """Alone among all processes and threads that write here; I/O errors inside are StoreUnavailable."""
+    def _alone(self, path: Path, moot: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """Alone among all processes and threads that write here; I/O errors inside are StoreUnavailable.
+
+        Where `moot` says that others have done it already, not alone and without waiting any longer.
+        """
         try:
             if not path.parent.exists():
                 make_private_folder(path.parent)
@@ -276,7 +286,7 @@ class FileStore:
         except (OSError, SecretFileError) as error:
             raise StoreUnavailable(f"{path}.lock: cannot be used: {error}") from error
         try:
-            _lock(descriptor, path)
+            _lock(descriptor, path, moot)
             yield
         except OSError as error:
             raise StoreUnavailable(f"{path}: cannot be written: {error.strerror}") from error
@@ -285,13 +295,15 @@ class FileStore:
             os.close(descriptor)
 
 
-def _lock(descriptor: int, path: Path) -> None:
+def _lock(descriptor: int, path: Path, moot: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _PATIENCE_SECONDS
     pause = 0.0005
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if moot():
+                return
             if time.monotonic() > deadline:
                 raise StoreUnavailable(f"{path}.lock: another process holds it and does not let go") from None
             time.sleep(pause)
@@ -300,12 +312,19 @@ def _lock(descriptor: int, path: Path) -> None:
             return
 
 
+def _sweep(path: Path) -> None:
+    # What a killed writer left: nobody else writes this record now, but others may write others beside it.
+    for beside in path.parent.iterdir():
+        if beside.name.startswith(f".{path.name}") and _LEFT.fullmatch(beside.name, len(path.name) + 1):
+            beside.unlink(missing_ok=True)
+
+
 def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def _look_of(found: os.stat_result) -> tuple[int, int, int]:
-    return found.st_ino, found.st_size, found.st_mtime_ns
+def _look_of(found: os.stat_result) -> tuple[int, int, int, int]:
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _gen_of(body: bytes) -> int | None:
