@@ -1,0 +1,156 @@
+"""The engine by itself: data in, a verdict out. Whole exchanges are the table's (exchanges/)."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from secmiddleware import SecurityManager, engine
+from secmiddleware.certificates.authority import Authority
+from secmiddleware.engine import Admission, Snapshot, admit
+from secmiddleware.messages import Presented, Refusal, RequestHead
+
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority.create("test CA", now=NOW - DAY)
+
+
+@pytest.fixture(scope="module")
+def snapshot(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    folder = tmp_path_factory.mktemp("engine")
+    (folder / "ca.pem").write_bytes(authority.certificate_pem)
+    (folder / "kek").write_bytes(bytes(range(32)))
+    (folder / "kek").chmod(0o600)
+    place = {"routes": ["/marked/**"], "marks": ["$.a"], "request": "decrypt", "response": "encrypt"}
+    settings = {
+        "service": {"name": "shop"},
+        "mtls": {"trust": [str(folder / "ca.pem")]},
+        "routes": [
+            {"path": "/open/**", "client": "off"},
+            {"path": "/ops/**", "allow": ["spiffe://example.org/ops/*"]},
+        ],
+        "keys": {"ring": "shop", "store": "memory:", "kek": f"file:{folder / 'kek'}"},
+        "fields": {"a": {"places": [place]}},
+    }
+    with SecurityManager.from_config(settings, {}) as manager:
+        return manager.snapshot
+
+
+def _presented(authority: Authority, *, lifetime: timedelta = DAY, source: str = "server") -> Presented:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    pem = authority.issue_client(
+        spiffe_id="spiffe://example.org/shop", lifetime=lifetime, now=NOW
+    ).certificate_pem
+    return Presented(x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER), (), source)
+
+
+def _head(path: str, presented: Presented | None = None, **more: object) -> RequestHead:
+    values = {"protocol": "http", "method": "GET", "scheme": "https", "path": path, "raw_path": path.encode()}
+    return RequestHead(**{**values, "presented": presented, **more})  # type: ignore[arg-type]
+
+
+def test_the_time_is_an_argument_and_decides_alone(authority: Authority, snapshot: Snapshot) -> None:
+    head = _head("/", _presented(authority))
+    assert isinstance(admit(head, snapshot, NOW), Admission)
+    assert admit(head, snapshot, NOW + DAY + timedelta(seconds=1)) == Refusal("certificate_expired")
+    assert admit(head, snapshot, NOW - timedelta(minutes=6)) == Refusal("certificate_not_yet_valid")
+    assert isinstance(admit(head, snapshot, NOW), Admission)
+
+
+def test_it_reads_no_clock_and_waits_for_nothing() -> None:
+    tree = ast.parse(inspect.getsource(engine))
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not names & {"time", "sleep", "open", "getenv", "environ", "getLogger"}
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Await | ast.AsyncFunctionDef)]
+    attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert "now" not in attributes  # datetime.now
+
+
+def test_the_same_head_snapshot_and_time_give_the_same_verdict(
+    authority: Authority, snapshot: Snapshot
+) -> None:
+    head = _head("/ops/x", _presented(authority))
+    verdicts = [admit(head, snapshot, NOW) for _ in range(3)]
+    assert verdicts == [Refusal("identity_not_allowed", "routes[1].allow")] * 3
+
+
+def test_whom_a_rule_refused_is_told_to_the_log_and_not_to_the_caller(
+    authority: Authority, snapshot: Snapshot
+) -> None:
+    verdict = admit(_head("/ops/x", _presented(authority)), snapshot, NOW)
+    assert isinstance(verdict, Refusal)
+    assert verdict.identity is not None
+    assert verdict.identity.name == "spiffe://example.org/shop"
+    assert b"spiffe" not in verdict.problem("0" * 32)[1]
+    assert "spiffe" not in repr(verdict)
+
+
+def test_an_ambiguous_path_is_refused_before_any_rule_is_asked(snapshot: Snapshot) -> None:
+    for target in (b"/open/../ops/x", b"/open/%2e%2e/ops/x", b"/open//x", b"/open%2fx"):
+        head = _head("/open/x", raw_path=target)
+        assert admit(head, snapshot, NOW) == Refusal("path_ambiguous")
+
+
+def test_a_certificate_of_another_source_than_the_configured_one_is_not_looked_at(
+    authority: Authority, snapshot: Snapshot
+) -> None:
+    head = _head("/", _presented(authority, source="nginx"))
+    assert admit(head, snapshot, NOW) == Refusal("proxy_untrusted", "mtls.source")
+
+
+def test_where_no_certificate_is_asked_for_one_gives_no_identity(
+    authority: Authority, snapshot: Snapshot
+) -> None:
+    verdict = admit(_head("/open/x", _presented(authority)), snapshot, NOW)
+    assert isinstance(verdict, Admission)
+    assert verdict.identity is None
+
+
+def test_a_websocket_where_bodies_are_marked_is_refused(authority: Authority, snapshot: Snapshot) -> None:
+    presented = _presented(authority)
+    assert admit(_head("/marked/x", presented, protocol="websocket"), snapshot, NOW) == Refusal(
+        "payload_encoding", "fields"
+    )
+    assert isinstance(admit(_head("/other", presented, protocol="websocket"), snapshot, NOW), Admission)
+
+
+def test_flows_are_passive_where_nothing_is_marked_and_only_there(
+    authority: Authority, snapshot: Snapshot
+) -> None:
+    plain = admit(_head("/", _presented(authority)), snapshot, NOW)
+    marked = admit(_head("/marked/x", _presented(authority)), snapshot, NOW)
+    assert isinstance(plain, Admission)
+    assert isinstance(marked, Admission)
+    assert plain.request.passive
+    assert plain.respond("GET").passive
+    assert not marked.request.passive
+    assert not marked.respond("GET").passive
+
+
+def test_an_exchange_keeps_the_ring_it_began_with(authority: Authority, snapshot: Snapshot) -> None:
+    verdict = admit(_head("/marked/x", _presented(authority)), snapshot, NOW)
+    assert isinstance(verdict, Admission)
+    assert verdict.exchange.keyring is snapshot.keyring
+
+
+def test_nothing_secret_is_in_the_repr_of_a_verdict(authority: Authority, snapshot: Snapshot) -> None:
+    text = repr(admit(_head("/marked/x", _presented(authority)), snapshot, NOW))
+    assert "Keyring" not in text
+    assert "der=" not in text
+
+
+def test_the_module_imports_neither_telemetry_nor_rotation() -> None:
+    source = Path(inspect.getfile(engine)).read_text()
+    assert "telemetry" not in source
+    assert "rotation" not in source

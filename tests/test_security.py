@@ -1,0 +1,206 @@
+"""SecurityManager: one face for everything that the settings ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secmiddleware import SecurityManager
+from secmiddleware.cli.init import Starter, make_starter
+from secmiddleware.errors import ConfigError, SecMiddlewareError
+from secmiddleware.settings import load
+
+
+@pytest.fixture(scope="module")
+def starter(tmp_path_factory: pytest.TempPathFactory) -> Starter:
+    folder = tmp_path_factory.mktemp("starter") / "made"
+    return make_starter(
+        folder,
+        service="shop",
+        domain="example.org",
+        names=("localhost",),
+        activation_delay="1s",
+        poll="100ms",
+    )
+
+
+def _mapping(starter: Starter, **more: Any) -> dict[str, Any]:
+    return {
+        "service": {"name": "shop"},
+        "mtls": {"trust": [str(starter.pki / "ca.pem")]},
+        "keys": {"ring": "shop", "store": "memory:", "kek": f"file:{starter.state / 'kek'}"},
+    } | more
+
+
+def _threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("secmiddleware")}
+
+
+def _eventually(fact: Callable[[], object], seconds: float = 5.0) -> None:
+    until = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < until, "never came true"
+        time.sleep(0.01)
+
+
+def test_the_constructor_validates_and_starts_nothing(starter: Starter) -> None:
+    manager = SecurityManager.from_config(starter.settings, {})
+    assert not manager.running
+    assert _threads() == set()
+    assert manager.snapshot.keyring is None
+
+
+def test_start_and_stop_may_be_called_twice_and_again(starter: Starter) -> None:
+    manager = SecurityManager.from_config(starter.settings, {})
+    for _ in range(3):
+        manager.start()
+        manager.start()
+        assert manager.running
+        assert _threads() == {"secmiddleware-rotation"}
+        manager.stop()
+        manager.stop()
+        assert not manager.running
+        _eventually(lambda: _threads() == set())
+
+
+def test_a_stop_without_a_start_does_nothing(starter: Starter) -> None:
+    SecurityManager.from_config(starter.settings, {}).stop()
+
+
+def test_it_is_a_context_manager_sync_and_async(starter: Starter) -> None:
+    manager = SecurityManager.from_config(_mapping(starter), {})
+    with manager as entered:
+        assert entered is manager
+        assert manager.running
+        assert manager.snapshot.keyring is not None
+    assert not manager.running
+
+    async def inside() -> None:
+        async with manager as entered_again:
+            assert entered_again is manager
+            assert manager.running
+        assert not manager.running
+
+    asyncio.run(inside())
+
+
+def test_many_threads_that_start_at_once_start_one_line(starter: Starter) -> None:
+    manager = SecurityManager.from_config(starter.settings, {})
+    threads = [threading.Thread(target=manager.start) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    try:
+        names = [thread.name for thread in threading.enumerate() if thread.name == "secmiddleware-rotation"]
+        assert len(names) == 1
+    finally:
+        manager.stop()
+
+
+def test_settings_and_managers_are_taken_as_they_are(starter: Starter) -> None:
+    settings = load(starter.settings, {})
+    manager = SecurityManager.of(settings)
+    assert manager.settings is settings
+    assert SecurityManager.of(manager) is manager
+
+
+def test_every_mistake_is_raised_at_once(starter: Starter) -> None:
+    with pytest.raises(ConfigError) as raised:
+        SecurityManager.from_config(
+            _mapping(starter, rotation={"pol": "1s"}, routes=[{"path": "admin", "client": "of"}]), {}
+        )
+    assert {finding.key for finding in raised.value.findings} >= {
+        "rotation.pol",
+        "routes[0].path",
+        "routes[0].client",
+    }
+
+
+def test_a_start_that_fails_leaves_it_stopped_and_says_why(starter: Starter, tmp_path: Path) -> None:
+    forged = tmp_path / "keyring.json"
+    forged.write_bytes((starter.state / "keyring.json").read_bytes().replace(b'"gen"', b'"gem"'))
+    forged.chmod(0o600)
+    manager = SecurityManager.from_config(
+        _mapping(
+            starter, keys={"ring": "shop", "store": f"file:{forged}", "kek": f"file:{starter.state / 'kek'}"}
+        ),
+        {},
+    )
+    with pytest.raises(SecMiddlewareError, match="ring"):
+        manager.start()
+    assert not manager.running
+    assert _threads() == set()
+
+
+def test_a_callback_that_is_not_there_stops_the_start_and_names_its_key(starter: Starter) -> None:
+    manager = SecurityManager.from_config(_mapping(starter, rotation={"callbacks": ["no_such_module:f"]}), {})
+    with pytest.raises(ConfigError, match=r"rotation\.callbacks\[0\]"):
+        manager.start()
+    assert not manager.running
+
+
+def test_without_keys_there_is_no_ring_and_no_thread(starter: Starter) -> None:
+    settings = _mapping(starter)
+    del settings["keys"]
+    with SecurityManager.from_config(settings, {}) as manager:
+        assert manager.encryption is None
+        assert manager.snapshot.keyring is None
+        assert _threads() == set()
+        assert manager.status()["encryption"] is None
+        manager.look_soon()
+
+
+def test_the_status_is_json_and_has_no_secret(starter: Starter) -> None:
+    with SecurityManager.from_config(starter.settings, {}) as manager:
+        text = json.dumps(manager.status())
+    status = json.loads(text)
+    assert status["service"] == "shop"
+    assert status["running"] is True
+    assert status["certificates"]["profile"] == "strict"
+    assert [key["state"] for key in status["encryption"]["keys"]] == ["primary"]
+    assert status["rotation"]["running"] is True
+    document = json.loads((starter.state / "keyring.json").read_text())
+    assert document["root"] not in text
+    assert not any(key["wrapped"] in text for key in document["keys"])
+
+
+def test_the_snapshot_follows_a_rotation_and_one_that_was_taken_stays(tmp_path: Path) -> None:
+    starter = make_starter(
+        tmp_path / "made",
+        service="shop",
+        domain="example.org",
+        names=("localhost",),
+        activation_delay="1s",
+        poll="100ms",
+    )
+    with SecurityManager.from_config(starter.settings, {}) as manager:
+        before = manager.snapshot
+        assert before.keyring is not None
+        assert manager.encryption is not None
+        manager.encryption.rotate()
+        _eventually(lambda: manager.snapshot.keyring is not before.keyring)
+        after = manager.snapshot.keyring
+        assert after is not None
+        assert after.gen > before.keyring.gen
+        assert manager.snapshot is manager.snapshot
+        assert manager.snapshot.policy is before.policy
+
+
+def test_the_key_encryption_key_comes_from_the_environment_that_was_given(starter: Starter) -> None:
+    import base64
+
+    settings = _mapping(starter, keys={"ring": "shop", "store": "memory:", "kek": "env:SHOP_KEK"})
+    environ = {"SHOP_KEK": base64.b64encode(os.urandom(32)).decode()}
+    with SecurityManager.from_config(settings, environ) as manager:
+        assert manager.encryption is not None
+        token = manager.encryption.seal("ssn", b"1.10")
+        assert manager.encryption.open("ssn", token) == b"1.10"
