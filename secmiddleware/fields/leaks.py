@@ -1,24 +1,28 @@
 """The leak guard: whether a value that was opened in an exchange leaves it outside a mark.
 
 An app can echo what it was given: a validation error that quotes its input would hand a caller the plaintext
-of another's token. What is looked for is each opened value in the spellings that web apps produce; a value
-that an app encodes otherwise (base64, another character set) or changes is not found.
+of another's token. What is looked for is each opened value as it is and as web apps escape it (JSON and
+JavaScript, HTML and XML, URLs, cookies); a value that an app encodes otherwise (base64, UTF-16) or changes is
+not found.
 """
 
 from __future__ import annotations
 
-import html
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Final
-from urllib.parse import quote, quote_plus
 
 from secmiddleware.fields.json_reading import SCALAR, STRING, WS, text_of_string
 from secmiddleware.messages import Headers
 
 SHORTEST: Final = 6
 """Bytes of the shortest value that is looked for: a shorter one would be found by accident."""
+LONGEST: Final = 256
+"""Bytes that are looked for of a longer value: who is shown its beginning is shown too much. The bound keeps
+the search linear, however long and alike the values are."""
 
 # Up to here each needle is searched for by itself, at a gigabyte a second or more; beyond, the text is read
 # once, at about 0.1 µs a byte, for all of them.
@@ -31,78 +35,161 @@ _BETWEEN: Final = b"\x00"
 class LeakGuard:
     """Looks for opened values in what is about to leave."""
 
-    __slots__ = ("_needles", "_prefixes")
+    __slots__ = ("_fields", "_index")
 
     def __init__(self, opened: Iterable[tuple[str, bytes]]) -> None:
         """`opened`: a field's name and the raw JSON value, for each value that the app was given."""
-        self._needles: dict[bytes, str] = {}
+        self._fields: dict[bytes, str] = {}
         for field, value in dict.fromkeys(opened):
-            for needle in _spellings_within(value):
-                self._needles.setdefault(needle, field)
-        self._prefixes: dict[bytes, list[bytes]] = {}
-        if len(self._needles) > _FEW:
-            for needle in self._needles:
-                self._prefixes.setdefault(needle[:SHORTEST], []).append(needle)
+            for needle in _needles_of(value):
+                self._fields.setdefault(needle[:LONGEST], field)
+        self._index = _Index(self._fields) if len(self._fields) > _FEW else None
 
     def found_in_headers(self, headers: Headers) -> str | None:
         """The field that a header's value holds a value of; None where none does."""
-        return self._found(_BETWEEN.join(value for _, value in headers))
+        return self._found(value for _, value in headers) if self._fields else None
 
     def found_in_body(self, pieces: Iterable[bytes]) -> str | None:
         """The field that one of the pieces holds a value of; None where none does."""
-        # A NUL cannot be in JSON text, nor in a needle that is not found as its escape too: no needle
-        # straddles.
-        return self._found(_BETWEEN.join(pieces))
+        return self._found(pieces) if self._fields else None
 
-    def _found(self, text: bytes) -> str | None:
-        if not self._prefixes:
-            return next((field for needle, field in self._needles.items() if needle in text), None)
-        prefixes = self._prefixes
+    def _found(self, pieces: Iterable[bytes]) -> str | None:
+        # What a value would have to hold for straddling two pieces: no app puts a raw NUL there.
+        for reading in _readings(_BETWEEN.join(pieces)):
+            needle = self._first_in(reading)
+            if needle is not None:
+                return self._fields[needle]
+        return None
+
+    def _first_in(self, text: bytes) -> bytes | None:
+        if self._index is not None:
+            return self._index.first_in(text)
+        return next((needle for needle in self._fields if needle in text), None)
+
+
+class _Index:
+    """Many needles, looked for together: the work for a byte of the text does not grow with their number."""
+
+    __slots__ = ("_rows",)
+
+    def __init__(self, needles: Iterable[bytes]) -> None:
+        """Needles of SHORTEST to LONGEST bytes."""
+        self._rows: dict[bytes, list[bytes]] = {}
+        """Needles by how they begin, sorted, none the beginning of another: the shorter one is enough."""
+        for needle in sorted(needles):
+            row = self._rows.setdefault(needle[:SHORTEST], [])
+            if not row or not needle.startswith(row[-1]):
+                row.append(needle)
+
+    def first_in(self, text: bytes) -> bytes | None:
+        rows = self._rows
         for at in range(len(text) - SHORTEST + 1):
-            for needle in prefixes.get(text[at : at + SHORTEST], ()):
-                if text.startswith(needle, at):
-                    return self._needles[needle]
+            row = rows.get(text[at : at + SHORTEST])
+            if row is not None:
+                window = text[at : at + LONGEST]
+                # What the window begins with sorts before it, and nothing of the row sorts in between. Where
+                # nothing sorts before it, this is the last of the row: then the window begins otherwise.
+                needle = row[bisect_right(row, window) - 1]
+                if window.startswith(needle):
+                    return needle
         return None
 
 
-def _spellings_within(value: bytes) -> Iterator[bytes]:
-    """Every scalar of a JSON value that is long enough, in every spelling. Names of members are no secret."""
+# Text that no escaping changes.
+_INERT: Final = re.compile(rb"[A-Za-z0-9 _.:,;@#()/*=?!~-]*+")
+
+
+def _needles_of(value: bytes) -> Iterator[bytes]:
+    """Every scalar of a JSON value that is long enough, in its spellings. Names of members are none."""
     for found in _SCALARS.finditer(value):
         literal, colon, number = found.groups()
         if number is not None:
-            yield from _long_enough(number, _as_python_writes(number))
+            if number[:1].isalpha():
+                continue  # true, false, null
+            yield from _long_enough(number, _as_floats_are_written(number))
         elif colon is None:
+            content: bytes = literal[1:-1]
+            if _INERT.fullmatch(content):
+                yield from _long_enough(content)
+                continue
             text = text_of_string(literal)
             if text is None:
-                yield from _long_enough(literal[1:-1])
+                yield from _long_enough(content, _unescaped(content))
             elif len(text.encode("utf-8")) >= SHORTEST:
-                yield literal[1:-1]
-                yield from _spellings(text)
+                yield from _long_enough(content, *_spellings(text))
 
 
-def _long_enough(*spellings: bytes) -> Iterator[bytes]:
-    return (spelling for spelling in spellings if len(spelling) >= SHORTEST)
+def _long_enough(*needles: bytes) -> Iterator[bytes]:
+    return (needle for needle in needles if len(needle) >= SHORTEST)
 
 
-def _as_python_writes(number: bytes) -> bytes:
-    # An app that reads 1234567.10 writes 1234567.1.
-    return repr(float(number)).encode("ascii") if b"." in number or b"e" in number.lower() else number
+def _as_floats_are_written(number: bytes) -> bytes:
+    # An app that reads 1234567.10 writes 1234567.1; some read an integer of more than 64 bits as a float.
+    if len(number) > 18 or b"." in number or b"e" in number.lower():
+        return repr(float(number)).encode("ascii")
+    return number
 
 
 def _spellings(text: str) -> Iterator[bytes]:
     as_is = text.encode("utf-8")
     yield as_is
-    in_ascii = json.dumps(text).encode("ascii")[1:-1]
-    in_utf_8 = json.dumps(text, ensure_ascii=False).encode("utf-8")[1:-1]
-    for escaped in (in_ascii, in_utf_8):
-        yield escaped
-        yield escaped.replace(b"/", b"\\/")  # PHP
-    yield re.sub(rb"\\u....", lambda found: b"\\u" + found[0][2:].upper(), in_ascii)  # .NET
-    percent = quote(text, safe="").encode("ascii")
-    yield percent
-    yield re.sub(rb"%..", lambda found: found[0].lower(), percent)
-    yield quote(text).encode("ascii")
-    yield quote_plus(text).encode("ascii")
-    in_html = html.escape(text)
-    yield in_html.encode("utf-8")
-    yield in_html.replace("&#x27;", "&#39;").replace("&quot;", "&#34;").encode("utf-8")  # MarkupSafe
+    # Where the text itself looks escaped, unescaping changes it once, or not at all.
+    yield as_is.replace(b"+", b" ")
+    yield _unescaped(as_is)
+    yield json.dumps(text).encode("ascii")[1:-1]
+    yield json.dumps(text, ensure_ascii=False).encode("utf-8")[1:-1]
+    with suppress(UnicodeEncodeError):
+        yield text.encode("latin-1")  # as frameworks write headers
+
+
+_ENTITY: Final = re.compile(rb"&(?:#([0-9]{1,7})|#[xX]([0-9a-fA-F]{1,6})|(amp|lt|gt|quot|apos));")
+_NAMED: Final = {b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
+# JSON and JavaScript, and the octal escapes of a quoted cookie (http.cookies).
+_ESCAPE: Final = re.compile(rb"((?:\\u[0-9a-fA-F]{4})++)|\\([0-3][0-7]{2})|\\([^u])", re.DOTALL)
+_PERCENT: Final = re.compile(rb"(?:%[0-9a-fA-F]{2})++")
+_SHORT: Final = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
+
+
+def _readings(text: bytes) -> Iterator[bytes]:
+    """The text as it is, and as it reads when escapes are undone, once and twice."""
+    yield text
+    for _ in range(2):
+        plain = _unescaped(text)
+        if plain == text:
+            return
+        yield plain
+        text = plain
+
+
+def _unescaped(text: bytes) -> bytes:
+    """The text with all that looks escaped put as it is, so that two spellings of one value become equal.
+
+    It need not be what was meant: needles go through it too.
+    """
+    if b"&" in text:
+        text = _ENTITY.sub(_of_entity, text)
+    if b"\\" in text:
+        text = _ESCAPE.sub(_of_escape, text)
+    if b"%" in text:
+        text = _PERCENT.sub(_of_percent, text)
+    return text.replace(b"+", b" ")
+
+
+def _of_entity(found: re.Match[bytes]) -> bytes:
+    decimal, hexadecimal, name = found.groups()
+    if name is not None:
+        return _NAMED[name]
+    code = int(decimal) if decimal is not None else int(hexadecimal, 16)
+    return chr(code).encode("utf-8", "surrogatepass") if code <= 0x10FFFF else b""
+
+
+def _of_percent(found: re.Match[bytes]) -> bytes:
+    return bytes.fromhex(found[0].replace(b"%", b"").decode("ascii"))
+
+
+def _of_escape(found: re.Match[bytes]) -> bytes:
+    units, octal, char = found.groups()
+    if units is not None:
+        utf_16 = bytes.fromhex(units.replace(b"\\u", b"").decode("ascii"))
+        return utf_16.decode("utf-16-be", "surrogatepass").encode("utf-8", "surrogatepass")
+    return bytes((int(octal, 8),)) if octal is not None else _SHORT.get(char, char)
