@@ -38,18 +38,19 @@ class _Commands(click.Group):
         return ctx.exit(1)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""\b
+To begin:
+  secmiddleware init .               certificates, keys and secmiddleware.toml for development
+  secmiddleware check                every mistake in secmiddleware.toml at once
+  secmiddleware run shop.main:app    serve the app, wrapped
+  secmiddleware demo                 a tour of ten seconds""",
+)
 @click.version_option(__version__, prog_name="secmiddleware")
 def main() -> None:
-    r"""Mutual TLS, field encryption and key rotation for a web app that already exists.
-
-    \b
-    To begin:
-      secmiddleware init .                         certificates, keys and secmiddleware.toml for development
-      secmiddleware check                          every mistake in secmiddleware.toml at once
-      secmiddleware run shop.main:app              serve the app, wrapped
-      secmiddleware demo                           a tour of ten seconds
-    """
+    """Mutual TLS, field encryption and key rotation for a web app that already exists."""
 
 
 for command in (init, check, run, demo, keys, fields):

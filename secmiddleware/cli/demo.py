@@ -62,7 +62,9 @@ def demo(ctx: click.Context, keep: bool) -> None:
             raise click.ClickException(
                 f'{package} is not installed: pip install "secmiddleware[uvicorn,starlette]"'
             )
-    signal.signal(signal.SIGTERM, _as_interrupt)  # so that the server is stopped and the folder removed
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as it is under nohup
+            signal.signal(number, _as_interrupt)  # so that the server is stopped and the folder removed
     with tempfile.TemporaryDirectory(prefix="secmiddleware-demo-") as folder:
         starter = make_starter(
             Path(folder) / "demo",
@@ -72,11 +74,11 @@ def demo(ctx: click.Context, keep: bool) -> None:
             activation_delay=_ACTIVATION_DELAY,
             poll=_POLL,
         )
-        with _served(starter) as port:
+        with _served(starter) as (server, port):
             tour = Tour(starter, port)
             came_out = tour.run()
             if keep:
-                _keep(tour)
+                _keep(tour, server)
     ctx.exit(0 if came_out else 1)
 
 
@@ -94,8 +96,8 @@ def _app_dir() -> Path:
 
 
 @contextmanager
-def _served(starter: Starter) -> Iterator[int]:
-    """The example app, wrapped and served by a process of its own; gives the port."""
+def _served(starter: Starter) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """The example app, wrapped and served by a process of its own; gives that and the port."""
     port = _free_port()
     log = starter.folder / "server.log"
     command = [sys.executable, "-m", "secmiddleware", "run", f"{_APP}:app", "--app-dir", str(_app_dir())]
@@ -106,7 +108,7 @@ def _served(starter: Starter) -> Iterator[int]:
         )
     try:
         _wait_until_it_answers(server, port, log)
-        yield port
+        yield server, port
     finally:
         server.terminate()
         try:
@@ -140,22 +142,22 @@ def _wait_until_it_answers(server: subprocess.Popen[bytes], port: int, log: Path
     raise SecMiddlewareError(f"the server did not start; it said:\n{log.read_text(errors='replace')}")
 
 
-def _keep(tour: Tour) -> None:
+def _keep(tour: Tour, server: subprocess.Popen[bytes]) -> None:
     pki = tour.starter.pki
     url = f"https://localhost:{tour.port}"
     ca = f"--cacert {shlex.quote(str(pki / 'ca.pem'))}"
     client = f"--cert {shlex.quote(str(pki / 'client.pem'))} --key {shlex.quote(str(pki / 'client.key'))}"
     settings = shlex.quote(str(tour.starter.settings))
+    ours = f"{shlex.quote(sys.executable)} -m secmiddleware"
     click.echo("\nThe server keeps running until you press Ctrl-C. Try, in another terminal:\n")
     click.echo(f"  curl {ca} {url}/whoami")
     click.echo(f"  curl {ca} {client} {url}/whoami")
     click.echo(f"  curl {ca} {client} {url}/customers")
     click.echo(f"  curl {ca} {client} {url}/debug/store")
-    click.echo(
-        f"  echo '\"078-05-1120\"' | {sys.executable} -m secmiddleware fields seal ssn --config {settings}"
-    )
-    click.echo(f"  {sys.executable} -m secmiddleware keys rotate --config {settings}")
+    click.echo(f"  echo '\"078-05-1120\"' | {ours} fields seal ssn --config {settings}")
+    click.echo(f"  {ours} keys rotate --config {settings}")
     try:
-        signal.pause()
+        server.wait()
+        raise SecMiddlewareError("the server has ended by itself")
     except KeyboardInterrupt:
         click.echo("\nStopped.")

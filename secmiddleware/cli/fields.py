@@ -31,7 +31,12 @@ _caller = click.option(
 )
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  echo '"078-05-1120"' | secmiddleware fields seal ssn
+  echo "$TOKEN" | secmiddleware fields open ssn"""
+)
 def fields() -> None:
     """A field's values: seal one, open one. Values come from standard input, never from arguments."""
 
@@ -103,8 +108,7 @@ def open_token(field: str, config: Path, tenant: str | None, caller: str | None)
     fits = next((name for name in formats if looks_like_token(token, _format(name))), None)
     if fits is None:
         raise TokenError("the token does not open here")
-    value = ring.open(field, token, **bound, format=_format(fits))
-    sys.stdout.buffer.write(value + b"\n")
+    click.echo(ring.open(field, token, **bound, format=_format(fits)))
 
 
 def _field(config: Path, name: str) -> FieldSettings:
@@ -137,6 +141,8 @@ def _bound(rule: FieldSettings, tenant: str | None, caller: str | None) -> dict[
 
 
 def _read() -> bytes:
+    if sys.stdin is None:  # closed by whoever started the command
+        raise click.ClickException("there is no standard input to read the value from")
     data = sys.stdin.buffer.read(_LARGEST + 1)
     if len(data) > _LARGEST:
         raise click.ClickException(f"the input is larger than {_LARGEST} bytes")

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 # Long enough that a developer does not meet an expired certificate every quarter.
 _LIFETIME: Final = timedelta(days=365)
 _KEK_BYTES: Final = 32
-_HOST: Final = re.compile(r"(?=.{1,253}\Z)(?:\*\.)?[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*")
+_SHOWN: Final = 40  # of the service in the name of its CA, which X.509 limits to 64 characters
+_LABEL: Final = r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)"
+# What has digits and dots only would be a mistyped address.
+_HOST: Final = re.compile(rf"(?=.{{1,253}}\Z)(?![0-9.]+\Z)(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 
 _SETTINGS: Final = Template("""\
 # secmiddleware: who may call, and what is secret. `secmiddleware check` says what is wrong here.
@@ -110,31 +114,56 @@ def make_starter(
     starter = Starter(folder, f"spiffe://{domain}/clients/demo")
     in_the_way = [path for path in (starter.settings, starter.pki, starter.state) if os.path.lexists(path)]
     if in_the_way:
-        listed = ", ".join(str(path) for path in in_the_way)
-        raise SecMiddlewareError(f"nothing was made, for this is there already: {listed}")
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        text = _SETTINGS.substitute(
-            service=service, domain=domain, activation_delay=activation_delay, poll=poll
-        )
-        _fill(starter, text, service, domain, names)
-    except BaseException:
-        for made in (starter.pki, starter.state):
-            shutil.rmtree(made, ignore_errors=True)
-        starter.settings.unlink(missing_ok=True)
-        raise
+        raise _in_the_way(*map(str, in_the_way))
+    text = _SETTINGS.substitute(service=service, domain=domain, activation_delay=activation_delay, poll=poll)
+    with ExitStack() as undo:
+        try:
+            _claim(starter, text, undo)
+            _fill(starter, service, domain, names)
+        except FileExistsError as error:
+            raise _in_the_way(str(error.filename)) from None
+        except OSError as error:
+            raise SecMiddlewareError(f"nothing was made: {error}") from error
+        undo.pop_all()
     return starter
 
 
-def _fill(starter: Starter, settings: str, service: str, domain: str, names: tuple[str, ...]) -> None:
+def _in_the_way(*paths: str) -> SecMiddlewareError:
+    return SecMiddlewareError(f"nothing was made, for this is there already: {', '.join(paths)}")
+
+
+def _claim(starter: Starter, settings: str, undo: ExitStack) -> None:
+    """The folders and the settings; of two who start at once, the second gets no further than the first line.
+
+    Raises FileExistsError. What was made is taken away again by `undo`, and nothing else is.
+    """
+    from secmiddleware.files import make_private_folder
+
+    missing = [path for path in (starter.folder, *starter.folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        undo.callback(_remove_if_empty, path)
+    starter.folder.mkdir(parents=True, exist_ok=True)
+    for private in (starter.pki, starter.state):
+        private.mkdir(mode=0o700)
+        undo.callback(shutil.rmtree, private, ignore_errors=True)
+        make_private_folder(private)
+    with starter.settings.open("x", encoding="utf-8") as file:
+        undo.callback(starter.settings.unlink, missing_ok=True)
+        file.write(settings)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _fill(starter: Starter, service: str, domain: str, names: tuple[str, ...]) -> None:
     from secmiddleware.certificates.authority import Authority
-    from secmiddleware.files import make_private_folder, write_secret
+    from secmiddleware.files import write_secret
     from secmiddleware.security import encryption_of
     from secmiddleware.settings import load
 
-    make_private_folder(starter.pki)
-    make_private_folder(starter.state)
-    authority = Authority.create(f"{service} development CA")
+    authority = Authority.create(f"{service[:_SHOWN]} development CA")
     (starter.pki / "ca.pem").write_bytes(authority.certificate_pem)
     write_secret(starter.pki / "ca.key", authority.key_pem)
     addresses = tuple(name for name in names if _is_address(name))
@@ -145,9 +174,6 @@ def _fill(starter: Starter, settings: str, service: str, domain: str, names: tup
     _write_pair(starter.pki, "server", server)
     _write_pair(starter.pki, "client", client)
     write_secret(starter.state / "kek", os.urandom(_KEK_BYTES))
-    # Exclusive, as everything here: two who start at once do not mix.
-    with starter.settings.open("x", encoding="utf-8") as file:
-        file.write(settings)
     keys = load(starter.settings, {}).keys
     if keys is not None:
         encryption_of(keys, {}, first_block=1).start()
@@ -167,7 +193,7 @@ def _is_address(name: str) -> bool:
         ipaddress.ip_address(name)
     except ValueError:
         return False
-    return True
+    return "%" not in name  # the zone of a link-local address means something on one host only
 
 
 @click.command(
@@ -178,11 +204,18 @@ Examples:
 
 For development: whoever has pki/ca.key can be everybody."""
 )
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--service", default="app", show_default=True, help="The service's name, and its key ring's.")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--service",
+    default="app",
+    show_default=True,
+    metavar="NAME",
+    help="The service's name, and its key ring's.",
+)
 @click.option(
     "--trust-domain",
     "domain",
+    metavar="DOMAIN",
     default="example.org",
     show_default=True,
     help="Of the SPIFFE ids in the certificates.",
@@ -191,6 +224,7 @@ For development: whoever has pki/ca.key can be everybody."""
     "--name",
     "names",
     multiple=True,
+    metavar="HOST",
     default=("localhost", "127.0.0.1", "::1"),
     show_default=True,
     help="A DNS name or IP address of the server; may be given several times.",
@@ -222,13 +256,15 @@ def init(folder: Path, service: str, domain: str, names: tuple[str, ...]) -> Non
 
 
 def _host_of(names: tuple[str, ...]) -> str:
-    return f"[{names[0]}]" if ":" in names[0] else names[0]
+    """A host that the certificate is good for, as it stands in a URL."""
+    name = names[0].replace("*", "www")
+    return f"[{name}]" if ":" in name else name
 
 
 def _check_names(service: str, domain: str, names: tuple[str, ...]) -> None:
     from pydantic import TypeAdapter
 
-    from secmiddleware.certificates.spiffe import check_spiffe_id
+    from secmiddleware.certificates.spiffe import check_trust_domain
     from secmiddleware.settings.models import Identifier
 
     try:
@@ -239,7 +275,7 @@ def _check_names(service: str, domain: str, names: tuple[str, ...]) -> None:
             param_hint="--service",
         ) from None
     try:
-        check_spiffe_id(f"spiffe://{domain}/{service}")
+        check_trust_domain(domain)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--trust-domain") from None
     for name in names:

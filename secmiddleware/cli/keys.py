@@ -38,7 +38,12 @@ def opened_ring(config: Path, *, first_block: int = 0) -> EncryptionManager:
     return encryption
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  secmiddleware keys list
+  secmiddleware keys rotate"""
+)
 def keys() -> None:
     """The key ring: list its keys, rotate."""
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from http.client import HTTPException
 from typing import Final
 
 from rich.console import Console
@@ -20,6 +21,7 @@ from secmiddleware.cli.demo import environment
 from secmiddleware.cli.init import Starter
 from secmiddleware.cli.wire import Call, Caller, handshake_refusal
 from secmiddleware.encryption.tokens import take_apart
+from secmiddleware.errors import SecMiddlewareError
 from secmiddleware.files import write_secret
 
 _SSN: Final = "078-05-1120"  # never anybody's: it stood in the wallets that Woolworth sold
@@ -30,6 +32,19 @@ _AFTERWARDS_SECONDS: Final = 0.5
 
 class _NotAsToldError(Exception):
     """A step came out otherwise."""
+
+
+# What reading an answer of another shape, or none at all, raises.
+_OTHERWISE: Final = (
+    _NotAsToldError,
+    SecMiddlewareError,
+    OSError,
+    HTTPException,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)
 
 
 class Tour:
@@ -46,6 +61,14 @@ class Tour:
 
     def run(self) -> bool:
         """Give the tour; whether every step came out as told. It ends at the first that did not."""
+        try:
+            return self._steps()
+        finally:
+            # A server that is told to stop waits for the connections that it has.
+            self._nobody.close()
+            self._client.close()
+
+    def _steps(self) -> bool:
         steps = (
             ("a", "A call without a certificate", self._without_certificate),
             ("b", "A certificate of a strange CA", self._strange_certificate),
@@ -63,7 +86,7 @@ class Tour:
             self._console.print(Text(f"{letter}. {title}", "bold cyan"))
             try:
                 step()
-            except (_NotAsToldError, OSError, ValueError, KeyError) as error:
+            except _OTHERWISE as error:
                 self._console.print(Text(f"   NOT AS TOLD: {error}", "bold red"))
                 return False
         self._console.print()
@@ -148,12 +171,15 @@ class Tour:
 
     def _wait_for_new_key(self, runners: list[_Runner], before: str) -> str:
         until = time.monotonic() + _ROTATION_SECONDS
-        while time.monotonic() < until:
+        while time.monotonic() < until and not any(runner.failures for runner in runners):
             latest = {runner.kid for runner in runners} - {before, ""}
             if latest and all(runner.kid in latest for runner in runners):
                 time.sleep(_AFTERWARDS_SECONDS)
                 return latest.pop()
             time.sleep(0.05)
+        for runner in runners:
+            for failure in runner.failures:
+                raise _NotAsToldError(f"a call failed: {failure}")
         raise _NotAsToldError(f"no token of a new key within {_ROTATION_SECONDS:.0f} seconds")
 
     def customer_added(self, number: int, caller: Caller) -> str:
@@ -227,7 +253,7 @@ class _Runner(threading.Thread):
             self.calls += 1
             try:
                 self.kid = self._call()
-            except (_NotAsToldError, OSError, ValueError, KeyError) as error:
+            except _OTHERWISE as error:
                 self.failures.append(f"{type(error).__name__}: {error}")
                 self._caller.close()
 
