@@ -35,6 +35,12 @@ def load_app(target: str, *, factory: bool = False) -> App:
         except AttributeError:
             raise TargetError(f"module {module_name!r} has no attribute {attributes!r}") from None
     if factory:
+        if not callable(found):
+            raise TargetError(f"{target!r} is no factory: it cannot be called")
+        if _speaks_asgi(found):
+            raise TargetError(
+                f"{target!r} is awaited, as an app is and a factory is not; leave out --factory"
+            )
         found = found()
     if not _speaks_asgi(found):
         raise TargetError(
