@@ -35,7 +35,7 @@ def resolve(reference: str, key: str) -> Callable[[Transition], object]:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a module that is being imported may raise anything
         raise ConfigError([Finding(key, f"{reference!r} cannot be imported: {error}")]) from error
     if not callable(found):
         raise ConfigError([Finding(key, f"{reference!r} cannot be called")])
@@ -80,7 +80,7 @@ class Callback:
                 result = self._function(transition)
                 if inspect.isawaitable(result):
                     self._await(result)
-            except Exception:
+            except BaseException:  # SystemExit and CancelledError too: the next transition is told as well
                 self.failed += 1
                 _logger.exception("callback %s failed for %s", self.name, transition)
             else:
