@@ -7,13 +7,14 @@ value is values.py's business, where the values stand json_rewriting's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from secmiddleware.fields.heads import (
     AmbiguousHeader,
     declared_length,
     for_one_caller,
+    for_readable_answer,
     kind_of_body,
     with_length,
     without_conditions,
@@ -111,7 +112,7 @@ class _Unconditional(_Passive):
     passive = False
 
     def start(self, head: RequestHead | ResponseHead) -> Iterable[Event]:
-        headers = without_conditions(head.headers)
+        headers = for_readable_answer(without_conditions(head.headers))
         return (Head(head if headers is head.headers else replace(head, headers=headers)),)
 
 
@@ -145,6 +146,8 @@ class _Holding:
 
     def _hold(self, chunk: bytes) -> bool:
         """Whether the chunk, which is held now, keeps the body within the limit."""
+        # Servers and apps also hand over buffers, which they may fill again; of bytes this is no copy.
+        chunk = bytes(chunk)
         self._chunks.append(chunk)
         self.held += len(chunk)
         return self.held <= self._limit
@@ -168,13 +171,14 @@ class _Holding:
 class RequestFlow(_Holding):
     """A request with marks: held until it is whole, then its values are opened or sealed for the app."""
 
-    __slots__ = ("_declared", "_head", "_judged", "_marked", "_response_marked", "_work")
+    __slots__ = ("_declared", "_exchange", "_head", "_judged", "_marked", "_response_marked", "_work")
 
     def __init__(self, exchange: Exchange, marked: Marked, limit: int, *, response_marked: bool) -> None:
         """`limit` is the largest body, in bytes."""
         super().__init__(limit)
         self._marked = marked
         self._response_marked = response_marked
+        self._exchange = exchange
         self._work = ValueWork(exchange)
         self._head: RequestHead | ResponseHead | None = None
         self._declared: int | None = None
@@ -216,13 +220,15 @@ class RequestFlow(_Holding):
         headers = self._head.headers
         if self._response_marked:
             headers = without_conditions(headers)
-        if not body and not header_values(headers, b"transfer-encoding"):
-            return _go(self._head, headers, body)
         rewritten = _rewrite(body, self._marked, self._work.on_request, unreadable="payload_malformed")
         if isinstance(rewritten, Refusal):
             return (rewritten,)
+        if self._response_marked or self._exchange.opened:
+            headers = for_readable_answer(headers)
         if rewritten.body is not body:
             headers = without_digests(headers)
+        if not body and self._declared is None and not header_values(headers, b"transfer-encoding"):
+            return _go(self._head, headers, body)
         return _go(self._head, with_length(headers, len(rewritten.body)), rewritten.body)
 
     def _judge_kind(self, headers: Headers) -> Iterable[Event]:
@@ -270,11 +276,12 @@ class ResponseFlow(_Holding):
             raise TypeError("the flow of a response takes its head")
         self._head = head
         self._bodiless = self._method == "HEAD" or head.status < 200 or head.status in _BODILESS
-        if (field := self._guard.found_in_headers(head.headers)) is not None:
-            return self._refuse(_leak(field))
+        if (leaked := self._guard.found_in_headers(head.headers)) is not None:
+            return self._refuse(_leak(leaked))
         if self._bodiless:
             return ()
-        if self._marked is not None and (head.status == 206 or header_values(head.headers, b"content-range")):
+        # A part is no JSON, and cannot be searched for a value that lies across its edge.
+        if head.status == 206 or header_values(head.headers, b"content-range"):
             return self._refuse(Refusal("seal_failed", "content-range"))
         try:
             too_large = (declared_length(head.headers) or 0) > self._limit
@@ -321,8 +328,8 @@ class ResponseFlow(_Holding):
             if rewritten.body is not body:
                 headers = without_digests(headers)
             headers = with_length(headers, len(rewritten.body))
-        if (field := self._guard.found_in_body(_unmarked(body, rewritten.hits))) is not None:
-            return (_leak(field),)
+        if (leaked := self._guard.found_in_body(_unmarked(body, rewritten.hits))) is not None:
+            return (_leak(leaked),)
         return _go(self._head, headers, rewritten.body)
 
     def _without_body(self, headers: Headers, status: int) -> Headers:
@@ -340,7 +347,7 @@ def _go(head: RequestHead | ResponseHead, headers: Headers, body: bytes) -> Iter
 
 @dataclass(frozen=True, slots=True)
 class _Rewritten:
-    body: bytes
+    body: bytes = field(repr=False)
     """What goes on; the same object where nothing changed."""
     hits: Sequence[Hit]
     """Where the marked values were in the body that came."""

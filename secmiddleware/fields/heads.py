@@ -16,7 +16,11 @@ _MEDIA_TYPE: Final = re.compile(rb"(" + _TOKEN + rb"/" + _TOKEN + rb")")
 _JSON: Final = re.compile(rb"application/(?:json|[!#$%&'*+.^_`|~0-9a-z-]+\+json)")
 
 _DIGESTS: Final = (b"content-digest", b"repr-digest", b"digest", b"content-md5")
+_PARTS: Final = (b"range", b"if-range")
 _LENGTHS: Final = (b"content-length", b"transfer-encoding")
+
+# What some caches heed before Cache-Control; a CDN's own `…-cdn-cache-control` is found by its ending.
+_CACHING: Final = (b"cache-control", b"surrogate-control", b"edge-control", b"x-accel-expires")
 
 # An entity tag in a form that no response of ours has: they have none (RFC 9110 §13.1.1).
 _NEVER_MATCHES: Final = b'"secmiddleware-never"'
@@ -69,14 +73,17 @@ def _is_json(value: bytes) -> bool:
         if parameter is None:
             return False
         name, said = parameter.groups()
-        if (
-            name is not None
-            and name.lower() == b"charset"
-            and said.strip(b'"').lower() not in (b"utf-8", b"utf8")
-        ):
+        if name is not None and not _is_harmless(name.lower(), said.lower()):
             return False
         position = parameter.end()
     return True
+
+
+def _is_harmless(parameter: bytes, value: bytes) -> bool:
+    # `charset*=` and `charset*0=` are a charset to those who read them (RFC 2231).
+    if parameter.partition(b"*")[0] != b"charset":
+        return True
+    return parameter == b"charset" and value.strip(b'"') in (b"utf-8", b"utf8")
 
 
 def with_length(headers: Headers, length: int) -> Headers:
@@ -103,11 +110,23 @@ def without_conditions(headers: Headers) -> Headers:
     Validators and ranges over plaintext would tell the caller about it. `If-Match: *` stays; any other entity
     tag is replaced by one that matches nothing: no caller has got one from us.
     """
-    kept = without_headers(headers, b"range", b"if-range", b"if-none-match", b"if-modified-since")
+    kept = without_headers(headers, *_PARTS, b"if-none-match", b"if-modified-since")
     wanted = header_values(kept, b"if-match")
     if all(value.strip(b" \t") == b"*" for value in wanted):
         return headers if len(kept) == len(headers) else kept
     return tuple((name, _NEVER_MATCHES if name == b"if-match" else value) for name, value in kept)
+
+
+def for_readable_answer(headers: Headers) -> Headers:
+    """A request's headers, such that the app answers with a whole body under no coding: it will be read.
+
+    A part cannot be searched for a value that lies across its edge. Accept-Encoding is the caller's wish, and
+    an app that compresses itself would otherwise be refused every answer to a caller who can decompress.
+    """
+    kept = without_headers(headers, *_PARTS)
+    if any(name == b"accept-encoding" and value != b"identity" for name, value in kept):
+        return tuple((name, b"identity" if name == b"accept-encoding" else value) for name, value in kept)
+    return headers if len(kept) == len(headers) else kept
 
 
 def without_validators(headers: Headers) -> Headers:
@@ -117,7 +136,7 @@ def without_validators(headers: Headers) -> Headers:
 
 def for_one_caller(headers: Headers) -> Headers:
     """A response's headers, such that no cache keeps it for anybody else (RFC 9111 §5.2.2, RFC 9213)."""
-    return (
-        *without_headers(headers, b"cache-control", b"cdn-cache-control", b"surrogate-control"),
-        (b"cache-control", b"private, no-store"),
+    kept = (
+        pair for pair in headers if pair[0] not in _CACHING and not pair[0].endswith(b"cdn-cache-control")
     )
+    return (*kept, (b"cache-control", b"private, no-store"))

@@ -29,8 +29,6 @@ class Plan:
     _max_body: int
     private: bool
     """Whether a response depends on its caller: it has plaintext for some, or tokens bound to one."""
-    guards: bool
-    """Whether a request may open values that the leak guard then looks for in its response."""
 
     @classmethod
     def compile(cls, places: Sequence[PlaceRule], max_body: int) -> Plan:
@@ -52,23 +50,12 @@ class Plan:
             _marked(outward),
             max_body,
             private=any(place.response == "decrypt" or place.field.bind != "none" for place in outward),
-            guards=any(place.request == "decrypt" and place.field.leak_guard for place in inward),
         )
 
     @property
     def marks_anything(self) -> bool:
         """Whether any message is rewritten."""
         return self._request is not None or self._response is not None
-
-    @property
-    def rewrites_responses(self) -> bool:
-        """Whether every response is held and rewritten."""
-        return self._response is not None
-
-    @property
-    def may_hold_responses(self) -> bool:
-        """Whether some response may be held: a shell then offers the app no way past `send`."""
-        return self._response is not None or self.guards
 
     def request_flow(self, exchange: Exchange) -> Flow:
         """What happens to the request on its way to the app."""

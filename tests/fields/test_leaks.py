@@ -108,7 +108,6 @@ TEXTS += [
     "\\u0041 & \\n ü",
     "&amp; not & an <entity>",
     "per%cent%20 ü+ü",
-    "\\ %5c+",
 ]
 
 
