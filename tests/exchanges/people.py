@@ -103,7 +103,9 @@ def mint(
     emails: Sequence[str] = (),
     ca: bool = False,
     usage: Sequence[x509.ObjectIdentifier] = (CLIENT,),
+    directory: str = "",
     agrees_only: bool = False,
+    signs: bool | None = None,
     critical_names: bool = False,
     starts: dt.timedelta = -DAY,
     ends: dt.timedelta = DAY,
@@ -129,13 +131,13 @@ def mint(
         )
         .add_extension(
             x509.KeyUsage(
-                digital_signature=not ca and not agrees_only,
+                digital_signature=(not ca and not agrees_only) if signs is None else signs,
                 content_commitment=False,
                 key_encipherment=False,
                 data_encipherment=False,
                 key_agreement=agrees_only,
-                key_cert_sign=ca,
-                crl_sign=ca,
+                key_cert_sign=ca and not signs,
+                crl_sign=ca and not signs,
                 encipher_only=False,
                 decipher_only=False,
             ),
@@ -146,6 +148,9 @@ def mint(
     names += [x509.DNSName(host) for host in dns]
     names += [x509.RFC822Name(email) for email in emails]
     names += [x509.IPAddress(ipaddress.ip_address(ip)) for ip in ips]
+    if directory:
+        attribute = x509.NameAttribute(NameOID.COMMON_NAME, directory)
+        names.append(x509.DirectoryName(x509.Name([attribute])))
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=critical_names)
     if usage and not ca:
@@ -180,6 +185,12 @@ class People:
             "host": mint("host", ca, dns=("a.internal.example",)),
             "deep-host": mint("host", ca, dns=("a.b.internal.example",)),
             "star-host": mint("host", ca, dns=("*.internal.example",)),
+            "oscar-and-host": mint(
+                "oscar", ca, uris=("spiffe://example.org/ops/oscar",), dns=("oscar.elsewhere.example",)
+            ),
+            "oscar-and-directory": mint(
+                "oscar", ca, uris=("spiffe://example.org/ops/oscar",), directory="somebody else"
+            ),
             "dave": mint("dave", ca, emails=("dave@Example.org",), ips=("10.1.2.3",)),
             "rsa": mint("rsa", ca, dns=("rsa.example",), key=rsa.generate_private_key(65537, 2048)),
             "backslash": mint("backslash", ca, uris=("https://example.org/a\\b%0a<script>",)),
@@ -208,6 +219,7 @@ class People:
             "agrees-only": mint("s", ca, **some, agrees_only=True),
             "sub-ca": sub,
             "root": ca,
+            "signing-ca": mint("signing CA", ca, **some, ca=True, signs=True),
             "control": mint("eve\nadmin", ca, uris=("https://eve.example/\x7f",)),
             "two-spiffe": mint("two", ca, uris=("spiffe://example.org/a", "spiffe://example.org/b")),
             "spiffe-and-uri": mint("two", ca, uris=("spiffe://example.org/a", "https://example.org/b")),

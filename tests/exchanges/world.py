@@ -2,10 +2,10 @@
 
 In a row's text,
 
-- `<<seal FIELD JSON>>` is a token of that value, the same one throughout the row (`<<seal FIELD@NAME JSON>>`:
-  of NAME, where the field is bound); `<<fernet FIELD JSON>>` a Fernet token of a field that has another
-  format; `<<forge FIELD JSON>>` one with a bit turned; `<<strange FIELD JSON>>` one of a key that nobody here
-  knows;
+- `<<seal FIELD JSON>>` is a token of that value, the same one throughout the row; `<<seal FIELD@NAME JSON>>`
+  of NAME, where the field is bound; `<<fernet FIELD JSON>>` and `<<aead FIELD JSON>>` one in this format,
+  whatever the field's own; `<<forge FIELD JSON>>` one with a bit turned; `<<strange FIELD JSON>>` one of a
+  key that nobody here knows;
 - `<<token FIELD JSON>>`, in what is expected only, is any token that opens to that value there;
 - `<<bytes HEX>>` is what is no text, `<<repeat N TEXT>>` much of a text, and `<<pem NAME>>` somebody's
   certificate as a proxy would put it into a header.
@@ -36,7 +36,7 @@ from secmiddleware.files import make_private_folder, write_secret
 from secmiddleware.messages import Identity, Refusal, RequestHead
 from secmiddleware.security import SecurityManager
 
-_VALUE: Final = re.compile(r"<<(seal|fernet|forge|strange|bytes|repeat|pem) (.*?)>>", re.DOTALL)
+_VALUE: Final = re.compile(r"<<(seal|aead|fernet|forge|strange|bytes|repeat|pem) (.*?)>>", re.DOTALL)
 _TOKEN: Final = re.compile(r"<<token (.*?)>>", re.DOTALL)
 _SEALED: Final = re.compile(r"([\w-]+)(?:@([\w-]+))? (.*)", re.DOTALL)
 
@@ -134,9 +134,9 @@ class World:
         return self._values[key]
 
     def _sealed(self, row: Exchange, verb: str, told: str) -> str:
-        context, value = self._context(row, told, "fernet" if verb == "fernet" else None)
+        context, value = self._context(row, told, verb if verb in ("aead", "fernet") else None)
         token = self._keyring(row).seal(value, context, dt.datetime.now(dt.UTC))
-        if verb in ("seal", "fernet"):
+        if verb in ("seal", "aead", "fernet"):
             return token.decode("ascii")
         raw = bytearray(urlsafe_b64decode(token.removeprefix(PREFIX) + b"=="))
         raw[{"forge": len(raw) // 2, "strange": 1}[verb]] ^= 1  # the ciphertext; the key id
