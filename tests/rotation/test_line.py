@@ -114,11 +114,12 @@ def test_every_transition_is_told_once_whoever_rotates_and_values_open_all_the_w
     manager, _ = watch(
         FileStore(path),
         callbacks=["rotation.listeners:note", "rotation.listeners:fail", "rotation.listeners:hang"],
-        activation_delay=timedelta(seconds=1.5),
+        poll=timedelta(seconds=0.1),
+        activation_delay=timedelta(seconds=0.6),
     )
     (first,) = manager.keyring.keys
     tokens = [manager.seal("ssn", b"1")]
-    with running(ROTATING, path, 1.5) as (other,):
+    with running(ROTATING, path, 0.6) as (other,):
         second = rotate_in(other)
         until(lambda: manager.seal("ssn", b"1") and len(listeners.heard) == 3)
         tokens.append(manager.seal("ssn", b"2"))
@@ -242,7 +243,7 @@ def test_a_stop_takes_no_time_and_ends_the_thread(watch, path):
 
 
 def test_a_stop_takes_no_time_while_the_store_hangs(watch, far):
-    _, line = watch(far)
+    _, line = watch(far, poll=timedelta(seconds=0.1))
     thread = line._thread
     far.hangs = True
     line.wake()
@@ -306,7 +307,7 @@ def test_a_line_that_is_started_twice_has_one_thread(watch, path):
 
 
 def test_a_line_that_is_started_again_while_its_old_thread_hangs_goes_on(watch, far):
-    manager, line = watch(far)
+    manager, line = watch(far, poll=timedelta(seconds=0.1))
     far.hangs = True
     line.wake()
     assert far.inside.wait(BOUND_SECONDS)
@@ -384,7 +385,7 @@ def test_an_error_that_nobody_foresaw_does_not_end_the_watch(watch, far, caplog)
 
 
 def test_requests_are_served_while_the_store_hangs(watch, far):
-    manager, line = watch(far)
+    manager, line = watch(far, poll=timedelta(seconds=0.1))
     far.hangs = True
     line.wake()
     assert far.inside.wait(BOUND_SECONDS)
@@ -434,7 +435,7 @@ def manager():
     return made
 
 ours = manager()
-line = RotationLine(ours, callbacks=["rotation.listeners:note"])
+line = RotationLine(ours, poll=timedelta(seconds=0.1), callbacks=["rotation.listeners:note"])
 line.start()
 until(lambda: line.health()["last_turn"])
 
