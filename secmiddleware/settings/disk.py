@@ -60,7 +60,7 @@ def _trust(mtls: MtlsSettings) -> Iterator[Note]:
             earlier = seen.setdefault(digest, index)
             if earlier != index and mtls.trust[earlier].may_assert != trust.may_assert:
                 message = f"holds a CA that mtls.trust[{earlier}] holds too, with another may_assert"
-                yield Mistake(key, message), (("mtls", "trust", earlier),)
+                yield Mistake(key, message), (key, ("mtls", "trust", earlier))
                 break
 
 

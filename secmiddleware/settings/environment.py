@@ -77,25 +77,29 @@ def read_environment(
     return sorted(overrides.values(), key=lambda found: (len(found.path), *map(_sortable, found.path))), wrong
 
 
-def apply(data: dict[str, Any], overrides: list[Override]) -> tuple[dict[KeyPath, str], list[WrongVariable]]:
-    """Put the overrides into `data`; the variable of each path that now holds one, and what did not fit."""
-    origins: dict[KeyPath, str] = {}
+def apply(
+    data: dict[str, Any], overrides: list[Override], origins: dict[KeyPath, str], made: dict[KeyPath, str]
+) -> list[WrongVariable]:
+    """Put the overrides into `data`; what did not fit.
+
+    `origins` gets the variable of each path that holds one's value now, `made` of each table or list that was
+    not there before one needed it.
+    """
     wrong: list[WrongVariable] = []
     for override in overrides:
-        problem = _put(data, override)
+        problem = _put(data, override, made)
         if problem is None:
             origins[override.path] = override.name
         elif problem:
             wrong.append(WrongVariable(override.name, problem))
-    return origins, wrong
+    return wrong
 
 
-def _put(data: dict[str, Any], override: Override) -> str | None:
+def _put(data: dict[str, Any], override: Override, made: dict[KeyPath, str]) -> str | None:
     """Set one value. None when it is set; "" when what stands in its way is reported as a mistake itself."""
     shape: Shape | None = ROOT
     here: Any = data
-    for number, key in enumerate(override.path):
-        last = number == len(override.path) - 1
+    for number, key in enumerate(override.path, 1):
         shape = shape.child(key) if shape is not None else None
         if isinstance(key, int):
             if not isinstance(here, list):
@@ -103,15 +107,17 @@ def _put(data: dict[str, Any], override: Override) -> str | None:
             if key > len(here):
                 return f"names item {key}, but the list has {len(here)}: the next one is {len(here)}"
             if key == len(here):
-                here.append({})
+                here.append(None)
         elif not isinstance(here, dict):
             return ""
-        if last:
+        if number == len(override.path):
             here[key] = override.value
             return None
         below = here[key] if isinstance(key, int) else here.get(key)
-        here[key] = here_below = _container(below, shape)
-        here = here_below
+        here[key] = _container(below, shape)
+        if below is None or (shape is not None and shape.is_reference and not isinstance(below, dict)):
+            made[override.path[:number]] = override.name
+        here = here[key]
     return ""
 
 
@@ -119,10 +125,10 @@ def _container(value: Any, shape: Shape | None) -> Any:
     """What a further part of the path goes into: what is there, in its long form, or a new table or list."""
     if shape is None or isinstance(value, dict | list):
         return value
-    if value is None:
-        return [] if shape.item is not None else {}
     if shape.is_reference:
         return {}
+    if value is None:
+        return [] if shape.item is not None else {}
     if shape.table is not None and isinstance(value, str) and "ca" in shape.table.model_fields:
         return {"ca": value}
     return value
@@ -172,6 +178,9 @@ def _suggest(parts: list[str], number: int, known: tuple[str, ...]) -> str | Non
     """The name with its wrong part replaced by the nearest that is known there."""
     near = "0" if known == ("0",) else nearest_word(parts[number], known)
     if near is None:
+        first, *rest = parts[number].split("_")
+        if number == 0 and rest and first.lower() in known:  # one underscore too few
+            return _meant([first, *_keys_of(first.lower(), rest), *parts[1:]])
         choice = "__".join([PREFIX, *(part.upper() for part in parts[:number])])
         return f"known here: {', '.join(f'{choice}__{key.upper()}' for key in known)}" if known else None
     inserted = [near, parts[number]] if near == "0" else [near]

@@ -7,6 +7,7 @@ one.
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import stat
@@ -52,8 +53,7 @@ def load(
     draft = _of_mapping(source) if isinstance(source, Mapping) else _of_file(source)
     overrides, wrong = read_environment(environ, draft.data)
     if not draft.findings:
-        draft.origins, misplaced = apply(draft.data, overrides)
-        wrong += misplaced
+        wrong += apply(draft.data, overrides, draft.origins, draft.made)
     draft.findings += map(_of_variable, wrong)
     if draft.unreadable:
         raise _error(draft.findings)
@@ -76,6 +76,7 @@ class _Draft:
     data: dict[str, Any] = field(default_factory=dict)
     positions: Positions = field(default_factory=lambda: Positions({}))
     origins: dict[KeyPath, str] = field(default_factory=dict)
+    made: dict[KeyPath, str] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     unreadable: bool = False
 
@@ -93,20 +94,9 @@ class _Draft:
             if around in self.origins:
                 key = self.origins[around] + _below(mistake.path[length:])
                 return Finding(key, mistake.message, "environment", hint=mistake.hint)
-            if around in self.positions.lines:
-                break
-        else:
-            # Nothing of it is in the file: a table that only a variable made.
-            inside = [
-                name for path, name in self.origins.items() if path[: len(mistake.path)] == mistake.path
-            ]
-            if inside and mistake.path:
-                return Finding(
-                    inside[0],
-                    f"{write_path(mistake.path)} {mistake.message}",
-                    "environment",
-                    hint=mistake.hint,
-                )
+            if around in self.made:
+                message = f"{write_path(mistake.path)}: {mistake.message}"
+                return Finding(self.made[around], message, "environment", hint=mistake.hint)
         line = self.positions.line_of(mistake.path)
         return Finding(write_path(mistake.path) or _WHOLE, mistake.message, self.name, line, mistake.hint)
 
@@ -229,6 +219,11 @@ def _refuse_syntax(reason: str, draft: _Draft) -> None:
         if again <= at:
             draft.refuse(f"is given twice, first on line {first}", key=write_path(path), line=again)
             return
+    named = re.search(r"\((?:'|\").*\)", match[1], re.DOTALL)
+    if named is not None:  # "Cannot declare ('a', 'b') twice", and what cannot be added to
+        key = write_path(ast.literal_eval(named[0]))
+        draft.refuse("is given already, and cannot be given again or added to", key=key, line=at)
+        return
     path_before = draft.positions.last_before(at)
     key = _WHOLE if path_before is None else write_path(path_before)
     draft.refuse(f"is not TOML: {match[1][0].lower()}{match[1][1:200]}", key=key, line=at)
@@ -249,7 +244,7 @@ def _validate(draft: _Draft, environ: Mapping[str, str]) -> tuple[Settings | Non
             draft.findings += map(draft.finding, mistakes)
         gone: set[KeyPath] = set()
         for mistake in mistakes:
-            if not any(mistake.path[: len(path)] == path for path in gone):
+            if not any(mistake.path[:length] in gone for length in range(len(mistake.path) + 1)):
                 gone.add(_take_out(data, mistake.path))
         broken |= gone
     return None, broken

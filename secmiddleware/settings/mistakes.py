@@ -134,9 +134,14 @@ def _shape(annotation: Any, metadata: Sequence[object] = ()) -> Shape:
 
 def mistakes_of(error: ValidationError) -> Iterator[Mistake]:
     """The mistakes that pydantic found, one by one; nothing that was given is repeated, but names of keys."""
-    for details in error.errors(include_url=False):
-        if details["type"] == "default_factory_not_called":
-            continue  # its default is made of other keys, and it is one of those that is wrong
+    found = error.errors(include_url=False)
+    inner = {details["loc"][:-1] for details in found}
+    for details in found:
+        match details["type"]:
+            case "default_factory_not_called":
+                continue  # its default is made of other keys, and it is one of those that is wrong
+            case "too_short" if details["loc"] in inner:
+                continue  # pydantic counts the good items only
         path = tuple(part for part in details["loc"] if part != "[key]")
         message, hint = _in_words(details, path)
         yield Mistake(path, message[:_LONGEST_MESSAGE], hint)

@@ -148,14 +148,16 @@ class _Scanner:
         return path
 
     def _assignment(self, table: KeyPath) -> KeyPath:
+        keys = self._key()
+        self._skip(_SPACES)
+        if not self._accept("="):
+            # What stands alone on a line may be a piece of a secret, and is never named.
+            raise _Unreadable
         path = table
-        for key in self._key():
+        for key in keys:
             path = (*path, key)
             self._note(path)
         self._give(path)
-        self._skip(_SPACES)
-        if not self._accept("="):
-            raise _Unreadable
         self._skip(_SPACES)
         return path
 

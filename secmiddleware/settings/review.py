@@ -41,20 +41,21 @@ def review(settings: Settings, broken: Collection[KeyPath], environ: Mapping[str
         *_overlapping_marks(settings),
         *review_disk(settings, environ),
     ]
+    gone = frozenset(broken)
+    touched = {bad[:length] for bad in gone for length in range(len(bad))}
+
+    def is_gone(path: KeyPath) -> bool:
+        return any(path[:length] in gone for length in range(len(path) + 1))
+
     return [
         mistake
         for mistake, looked_at in notes
-        if not any(_related(path, bad) for path in (mistake.path, *looked_at) for bad in broken)
+        if not is_gone(mistake.path) and not any(is_gone(path) or path in touched for path in looked_at)
     ]
 
 
 Note = tuple[Mistake, tuple[KeyPath, ...]]
 """A mistake, and what else was looked at to find it."""
-
-
-def _related(path: KeyPath, other: KeyPath) -> bool:
-    length = min(len(path), len(other))
-    return path[:length] == other[:length]
 
 
 def _unsupported(settings: Settings) -> Iterator[Note]:
