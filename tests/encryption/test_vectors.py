@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from secmiddleware.encryption import derivation
 from secmiddleware.encryption.kek import Kek
 from secmiddleware.encryption.keyring import Context, Keyring, RingKey
 from secmiddleware.encryption.root import read_document
@@ -233,6 +234,21 @@ def test_the_second_reader_finds_the_root_and_the_keys():
     reader = second_reader(VECTORS["document"])
     assert reader.root.hex() == VECTORS["root"]
     assert {kid: secret.hex() for kid, secret in reader.secrets.items()} == VECTORS["ring_keys"]
+
+
+def test_the_page_has_every_label_and_every_slot_that_the_package_uses():
+    page = (FOLDER.parents[2] / "docs" / "token-format.md").read_text(encoding="utf-8")
+    labels = {value.decode() for value in vars(derivation).values() if isinstance(value, bytes)}
+    assert len(labels) == 4
+    table = set(re.findall(r"^\| `(secmw/[^`]+)` \|", page, re.MULTILINE))
+    assert table == labels
+    bound = '"secmw/token/v1" ‖ header ‖ lp(ring) ‖ lp(field) ‖ lp(purpose) ‖ lp(tenant) ‖ lp(caller)'
+    assert page.count(bound) == 1
+    assert dict(re.findall(r"^\| ([123]) \| .*?(AES-256-GCM|XAES-256-GCM|AES-SIV)", page, re.MULTILINE)) == {
+        "1": "AES-256-GCM",
+        "2": "XAES-256-GCM",
+        "3": "AES-SIV",
+    }
 
 
 def test_the_vectors_are_what_the_script_writes():

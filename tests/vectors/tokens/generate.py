@@ -157,6 +157,8 @@ def refused(secrets: dict[str, bytes]) -> list[dict[str, Any]]:
         ("the id of another key", respelled(raw[:1] + bytes.fromhex("feedf00d") + raw[5:]), here),
         ("suite 0", respelled(b"\x00" + raw[1:]), here),
         ("suite 2", respelled(b"\x02" + raw[1:]), here),
+        ("suite 3", respelled(b"\x03" + raw[1:]), here),
+        ("suite 255", respelled(b"\xff" + raw[1:]), here),
         ("a byte short", respelled(raw[:-1]), here),
         ("a byte long", respelled(raw + b"\x00"), here),
         ("nothing but a header and a nonce", respelled(raw[:17]), here),
