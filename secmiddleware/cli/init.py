@@ -118,8 +118,10 @@ def make_starter(
     text = _SETTINGS.substitute(service=service, domain=domain, activation_delay=activation_delay, poll=poll)
     with ExitStack() as undo:
         try:
-            _claim(starter, text, undo)
-            _fill(starter, service, domain, names)
+            _claim_folders(starter, undo)
+            _fill_pki(starter, service, domain, names)
+            _write_settings(starter, text, undo)
+            _fill_state(starter)
         except FileExistsError as error:
             raise _in_the_way(str(error.filename)) from None
         except OSError as error:
@@ -132,10 +134,10 @@ def _in_the_way(*paths: str) -> SecMiddlewareError:
     return SecMiddlewareError(f"nothing was made, for this is there already: {', '.join(paths)}")
 
 
-def _claim(starter: Starter, settings: str, undo: ExitStack) -> None:
-    """The folders and the settings; of two who start at once, the second gets no further than the first line.
+def _claim_folders(starter: Starter, undo: ExitStack) -> None:
+    """Makes them, or raises FileExistsError: of two who start at once, the second gets no further.
 
-    Raises FileExistsError. What was made is taken away again by `undo`, and nothing else is.
+    `undo` takes away again what was made here, and nothing else.
     """
     from secmiddleware.files import make_private_folder
 
@@ -147,9 +149,6 @@ def _claim(starter: Starter, settings: str, undo: ExitStack) -> None:
         private.mkdir(mode=0o700)
         undo.callback(shutil.rmtree, private, ignore_errors=True)
         make_private_folder(private)
-    with starter.settings.open("x", encoding="utf-8") as file:
-        undo.callback(starter.settings.unlink, missing_ok=True)
-        file.write(settings)
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -157,11 +156,9 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def _fill(starter: Starter, service: str, domain: str, names: tuple[str, ...]) -> None:
+def _fill_pki(starter: Starter, service: str, domain: str, names: tuple[str, ...]) -> None:
     from secmiddleware.certificates.authority import Authority
     from secmiddleware.files import write_secret
-    from secmiddleware.security import encryption_of
-    from secmiddleware.settings import load
 
     authority = Authority.create(f"{service[:_SHOWN]} development CA")
     (starter.pki / "ca.pem").write_bytes(authority.certificate_pem)
@@ -173,6 +170,19 @@ def _fill(starter: Starter, service: str, domain: str, names: tuple[str, ...]) -
     client = authority.issue_client(spiffe_id=starter.client_id, lifetime=_LIFETIME)
     _write_pair(starter.pki, "server", server)
     _write_pair(starter.pki, "client", client)
+
+
+def _write_settings(starter: Starter, text: str, undo: ExitStack) -> None:
+    with starter.settings.open("x", encoding="utf-8") as file:
+        undo.callback(starter.settings.unlink, missing_ok=True)
+        file.write(text)
+
+
+def _fill_state(starter: Starter) -> None:
+    from secmiddleware.files import write_secret
+    from secmiddleware.security import encryption_of
+    from secmiddleware.settings import load
+
     write_secret(starter.state / "kek", os.urandom(_KEK_BYTES))
     keys = load(starter.settings, {}).keys
     if keys is not None:

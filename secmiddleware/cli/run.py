@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import click
 
 from secmiddleware.cli.console import config_option
-from secmiddleware.errors import ConfigError, Finding
-
-if TYPE_CHECKING:
-    from secmiddleware.settings import Settings
 
 
 @click.command(
@@ -82,9 +78,6 @@ def run(
     sealed on their way. What is refused is told to the caller as a problem+json, and to the log
     "secmiddleware.audit" as a line of JSON.
     """
-    from secmiddleware.settings import load
-
-    _serveable(load(config), workers)
     if find_spec("uvicorn") is None:
         raise click.ClickException('uvicorn is not installed: pip install "secmiddleware[uvicorn]"')
     from secmiddleware.servers.target import TargetError
@@ -106,21 +99,3 @@ def run(
         serve(serving)
     except TargetError as error:
         raise click.BadParameter(str(error), ctx, param_hint="MODULE:APP") from None
-
-
-def _serveable(settings: Settings, workers: int) -> None:
-    """Raises ConfigError where the settings are good by themselves, but not to serve with."""
-    source = None if settings.source is None else str(settings.source)
-    findings = []
-    if settings.mtls.certificate is None:
-        message = "is missing: the server has to show a certificate of its own"
-        findings.append(
-            Finding(
-                "mtls.certificate", message, source, hint="`secmiddleware init DIR` makes one for development"
-            )
-        )
-    if workers > 1 and settings.keys is not None and settings.keys.store == "memory:":
-        message = f'"memory:" is for one process, and --workers is {workers}: each would have keys of its own'
-        findings.append(Finding("keys.store", message, source, hint='use "file:PATH"'))
-    if findings:
-        raise ConfigError(findings)

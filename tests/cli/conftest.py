@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cli.command import made
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The settings of a folder that `init` has made; nobody changes anything in it."""
+    return made(tmp_path_factory.mktemp("starter") / "app")
