@@ -5,9 +5,7 @@ connection is made, the app of that connection is wrapped, so that every scope o
 what the connection presented. A ContextVar set during the handshake would be simpler and is wrong: under
 uvloop it gave one client another client's certificate.
 
-    uvicorn --http secmiddleware.servers.uvicorn:HttpToolsProtocol --no-proxy-headers --ssl-… app:app
-
-needs the TLS options on the command line; `secmiddleware run` takes them from the file.
+`options` is for those who start uvicorn themselves; `serve` is what `secmiddleware run` does.
 """
 
 from __future__ import annotations
@@ -18,10 +16,10 @@ import os
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from multiprocessing import parent_process
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -32,10 +30,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol as _StockH11
 from uvicorn.supervisors import Multiprocess
 
 from secmiddleware.asgi import App, Receive, Scope, SecMiddleware, Send
-from secmiddleware.errors import SecMiddlewareError
+from secmiddleware.errors import ConfigError, Finding, SecMiddlewareError
 from secmiddleware.messages import PRESENTED_KEY, Presented
-from secmiddleware.security import SecurityManager
+from secmiddleware.security import SecurityManager, certificates_of
 from secmiddleware.servers.target import load_app
+from secmiddleware.settings import Settings, load
 
 if TYPE_CHECKING:
     import asyncio
@@ -43,8 +42,6 @@ if TYPE_CHECKING:
     _Stock = asyncio.Protocol
 else:
     _Stock = object
-
-logger = logging.getLogger("secmiddleware.servers")
 
 logger = logging.getLogger("secmiddleware.servers")
 
@@ -138,6 +135,67 @@ def _httptools_protocol() -> type:
     return HttpToolsProtocol
 
 
+Http = Literal["auto", "h11", "httptools"]
+
+
+def options(
+    config: str | os.PathLike[str] | Mapping[str, Any], *, http: Http = "auto", workers: int = 1
+) -> dict[str, Any]:
+    """The keyword arguments of `uvicorn.run`, or `uvicorn.Config`, that go with these settings.
+
+    A protocol class that hands over the certificate, TLS as `[mtls]` says, the lifespan, and no belief in
+    forwarded headers. A `[service] mount` is told to the app as `root_path`; the targets of requests do not
+    have it (as with uvicorn's `--root-path`). Host, port and the rest are the caller's, as long as none of
+    these is changed.
+
+    Args:
+        config: the path of the file, or the mapping, that the app's SecMiddleware has too.
+        http: which implementation of HTTP; `auto` is httptools where it is installed.
+        workers: how many processes will serve.
+
+    Raises:
+        ConfigError: the settings cannot be used, or not by so many processes.
+        CertificateError: the server's certificate cannot be used.
+    """
+    settings = load(config)
+    _check_serveable(settings, workers)
+    return {
+        "http": _protocol(http),
+        "lifespan": "on",
+        "proxy_headers": False,
+        "root_path": settings.service.mount,
+        "server_header": False,
+        "ssl_context_factory": partial(_tls_context, config),
+        "workers": workers,
+    }
+
+
+def _check_serveable(settings: Settings, workers: int) -> None:
+    """Raises where settings are good by themselves, but not to serve with: once, and not in every worker."""
+    source = None if settings.source is None else str(settings.source)
+    findings = []
+    if settings.mtls.certificate is None:
+        message = "is missing: the server has to show a certificate of its own"
+        hint = "`secmiddleware init DIR` makes one for development"
+        findings.append(Finding("mtls.certificate", message, source, hint=hint))
+    if workers > 1 and settings.keys is not None and settings.keys.store == "memory:":
+        message = f'"memory:" is for one process, but {workers} workers would each have keys of their own'
+        findings.append(Finding("keys.store", message, source, hint='use "file:PATH"'))
+    if findings:
+        raise ConfigError(findings)
+    certificates_of(settings.mtls).server_context()
+
+
+def _tls_context(
+    config: str | os.PathLike[str] | Mapping[str, Any],
+    _config: uvicorn.Config,
+    _default: Callable[[], ssl.SSLContext],
+) -> ssl.SSLContext:
+    """The TLS context of the settings (uvicorn's `ssl_context_factory`), in whatever process serves."""
+    with _ends_a_worker():
+        return certificates_of(load(config).mtls).server_context()
+
+
 @dataclass(frozen=True, slots=True)
 class Serving:
     """What is to be served and how; all of it fits into an environment variable."""
@@ -150,7 +208,7 @@ class Serving:
     workers: int = 1
     factory: bool = False
     app_dir: str = "."
-    http: Literal["auto", "h11", "httptools"] = "auto"
+    http: Http = "auto"
     loop: Literal["auto", "asyncio", "uvloop"] = "auto"
     log_level: str = "info"
 
@@ -158,40 +216,31 @@ class Serving:
 def serve(serving: Serving) -> None:
     """Serve until a signal comes. TLS as the file says; the peer's address is never a header's word.
 
-    A `[service] mount` is told to the app as `root_path`; the targets of requests do not have it (as with
-    uvicorn's `--root-path`). Raises SecMiddlewareError where the settings, the server's certificate or, with
-    one worker, the app cannot be used. Where the start fails after that, in whatever process, all of them end
-    with uvicorn's exit status, 3.
+    Raises SecMiddlewareError where the settings, the server's certificate or, with one worker, the app cannot
+    be used. Where the start fails after that, in whatever process, all of them end with uvicorn's exit
+    status, 3.
     """
     os.environ[_SERVING] = json.dumps(asdict(serving))
     _served.cache_clear()
-    _, manager = _served()
-    manager.certificates.server_context()  # a pair that cannot be used is told once, not by every worker
-    options: dict[str, Any] = {
+    chosen = {
+        **options(serving.config, http=serving.http, workers=serving.workers),
         "factory": True,
         "host": serving.host,
         "port": serving.port,
-        "root_path": manager.settings.service.mount,
-        "workers": serving.workers,
-        "http": _protocol(serving.http),
         "loop": serving.loop,
-        "lifespan": "on",
-        "proxy_headers": False,
-        "server_header": False,
         "log_config": _LOGGING,
         "log_level": serving.log_level,
-        "ssl_context_factory": tls_context,
     }
     if serving.workers > 1:
-        _serve_by_many(serving.app_dir, options)
+        _serve_by_many(serving.app_dir, chosen)
     else:
-        uvicorn.run(f"{__name__}:application", app_dir=serving.app_dir, **options)
+        uvicorn.run(f"{__name__}:application", app_dir=serving.app_dir, **chosen)
 
 
-def _serve_by_many(app_dir: str, options: dict[str, Any]) -> None:
+def _serve_by_many(app_dir: str, chosen: dict[str, Any]) -> None:
     """As `uvicorn.run` does it, but for the exit status, which is 0 there even if no worker could start."""
     sys.path.insert(0, app_dir)
-    config = uvicorn.Config(f"{__name__}:application", **options)
+    config = uvicorn.Config(f"{__name__}:application", **chosen)
     listening = config.bind_socket()
     # asyncio does it for sockets of its own making only; without, each response waits 40 ms for an ACK.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -235,12 +284,6 @@ def application() -> SecMiddleware:
     with _ends_a_worker():
         serving, manager = _served()
         return SecMiddleware(load_app(serving.target, factory=serving.factory), config=manager)
-
-
-def tls_context(_config: uvicorn.Config, _default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-    """The TLS context of the served settings (uvicorn's `ssl_context_factory`)."""
-    with _ends_a_worker():
-        return _served()[1].certificates.server_context()
 
 
 @contextmanager

@@ -217,7 +217,7 @@ def test_without_a_server_certificate_it_ends_before_it_listens(folder: Path, pk
     process, _ = start(folder, workers=2)
     status, said = end_of(process)
     assert status != 0
-    assert "there is no server certificate: set [mtls] certificate and key" in said
+    assert "mtls.certificate: is missing" in said
     assert "Started" not in said
 
 
