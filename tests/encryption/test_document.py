@@ -139,6 +139,9 @@ def test_the_root_of_another_ring_is_no_root_of_this_one():
 
 def test_a_root_that_was_opened_before_vouches_for_its_own_documents_only():
     stranger = Root.fresh(RING, Kek(KEK))
+    for root in (stranger.wrapped, b"nothing that opens under the key-encryption key"):
+        with pytest.raises(KeyringError):
+            read_document(ROOT.write(replace(fresh(), root=root)), RING, Kek(KEK), known=ROOT)
     with pytest.raises(KeyringError, match="MAC"):
         read_document(
             stranger.write(fresh()), RING, Kek(KEK), known=ROOT

@@ -82,7 +82,8 @@ def test_a_key_is_published_anew_for_the_time_of_each_attempt(make, clock, store
 
     store.cas = overtaken
     here.rotate()
-    assert here.keyring.keys[-1].activate_at == clock.now + DELAY
+    last = here.keyring.keys[-1]
+    assert (last.created_at, last.activate_at) == (clock.now, clock.now + DELAY)
 
 
 # 2. Exactly one PRIMARY at any instant.

@@ -149,6 +149,7 @@ def test_a_rotation_that_another_has_done_meanwhile_is_not_done_again(make, cloc
     here._store._leases.clear()
     there.tend()
     assert len(stored(here._store).keys) == 2
+    assert there.status()["alarms"] == {}
 
 
 def test_a_ring_is_rotated_by_the_count_of_uses(make, store, clock):

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from encryption.rings import (
-    DELAY,
-    started,
-    states,
-    stored,
-)
+from encryption.rings import DELAY, KEK, RING, rewrite, started, states, stored
 from rotation.processes import outputs
 
+from secmiddleware.encryption.kek import Kek
 from secmiddleware.encryption.record import RECORD
+from secmiddleware.encryption.root import Root
 from secmiddleware.encryption.uses import FIRST_BLOCK, NEXT_BLOCK, USES_LIMIT
 from secmiddleware.errors import KeyringError, SealError
 from secmiddleware.rotation.stores import FileStore
 
 MONTH = timedelta(days=30)
 HALF_LIMIT = USES_LIMIT // 2
-
-
-# Uses.
 
 
 def test_uses_are_reserved_in_the_document_before_anything_is_sealed(make, store):
@@ -53,6 +48,22 @@ def test_a_process_seals_as_often_as_it_has_reserved_and_not_once_more(make, sto
     assert manager.status()["keys"][0]["uses_left_here"] == NEXT_BLOCK
     assert stored(store).keys[0].uses == 5 + NEXT_BLOCK
     manager.seal("ssn", b"1")
+
+
+def test_a_key_that_is_wrapped_anew_keeps_its_uses_and_opens_what_it_sealed(make, store, clock):
+    manager = started(make, first_block=10)
+    token = manager.seal("ssn", b"1")
+
+    def wrapped_anew(document):
+        root, (key,) = Root.opened(RING, Kek(KEK), document.root), document.keys
+        wrapped = root.wrap(key.kid, root.unwrap(key.kid, key.wrapped))
+        assert wrapped != key.wrapped
+        return replace(document.reissued(clock.now), keys=(replace(key, wrapped=wrapped),))
+
+    rewrite(store, wrapped_anew)
+    manager.look()
+    assert manager.status()["keys"][0]["uses_left_here"] == 9
+    assert manager.open("ssn", token) == b"1"
 
 
 def test_fernet_takes_uses_as_well(make):
