@@ -49,10 +49,11 @@ class Recorder(AuditObserver):
             self.records.append(record)
             self._changed.notify_all()
 
-    def wait(self, seconds: float = 5) -> ExchangeRecord:
-        """The record of the one exchange, which ends some time after its response."""
+    def wait(self, count: int = 1) -> ExchangeRecord:
+        """The record of the last of so many exchanges. They end some time after their responses."""
         with self._changed:
-            assert self._changed.wait_for(lambda: bool(self.records), seconds), "the exchange does not end"
+            assert self._changed.wait_for(lambda: len(self.records) >= count, 5), "an exchange does not end"
+            assert len(self.records) == count, self.records
             return self.records[-1]
 
 

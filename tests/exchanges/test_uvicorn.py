@@ -24,6 +24,7 @@ from exchanges.table import Exchange, configs, rows
 from exchanges.wire import NoConnectionError, connect, read_response, talk
 from exchanges.world import World, to_bytes
 from secmiddleware.asgi import SecMiddleware
+from secmiddleware.messages import STATUS_OF
 
 PARSERS: Final = {"h11": ("H11Protocol", "asyncio"), "httptools": ("HttpToolsProtocol", "uvloop")}
 
@@ -191,3 +192,30 @@ def test_what_is_not_run_here_has_a_reason_and_is_little(parser: str) -> None:
     counts = Counter(way.how for way in ways)
     assert counts["through"] > 0.8 * len(ways), counts
     assert counts["not here"] < 0.06 * len(ways), counts
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+@pytest.mark.parametrize(
+    ("config", "target", "presented", "code"),
+    [
+        ("required", b"/x", "", "certificate_missing"),
+        ("fields", b"/customers", "alice", "payload_encoding"),
+    ],
+)
+def test_the_unread_body_of_a_refused_request_is_not_the_next_request(
+    world: World, served: Served, parser: str, config: str, target: bytes, presented: str, code: str
+) -> None:
+    served.puppet.play(world, next(row for row in rows() if row.expect.code is None))
+    served.recorder.records.clear()
+    inner = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    head = b"POST %s HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\n" % target
+    outer = head + b"content-length: %d\r\n\r\n" % len(inner)
+    last = head + b"connection: close\r\ncontent-length: 2\r\n\r\n{}"
+    with connect(served.port(config, "", parser), world.pki, presented) as connection:
+        received = talk(connection, [outer, inner, last])
+    assert (
+        received.count(b"HTTP/1.1 ") == received.count(code.encode()) / 2 == 2
+    )  # each problem names it twice
+    served.recorder.wait(2)
+    assert served.puppet.seen == []
+    assert {record.status for record in served.recorder.records} == {STATUS_OF[code]}
