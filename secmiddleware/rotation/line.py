@@ -13,12 +13,12 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 from secmiddleware.encryption.document import show_time
-from secmiddleware.encryption.manager import EncryptionManager, utc_now
+from secmiddleware.encryption.manager import EncryptionManager, Transition, utc_now
 from secmiddleware.rotation.callbacks import Callback, resolve
 
 _JITTER: Final = 0.1
@@ -58,7 +58,12 @@ class RotationLine:
             manager: whose store is watched.
             poll: the longest time between two looks; a store of this host is looked at every second at least.
             callbacks: `module:function`, each called with a Transition; sync or async.
+
+        Raises:
+            ValueError: `poll` is not longer than nothing.
         """
+        if poll <= timedelta(0):
+            raise ValueError("the time between two looks at the store must be longer than nothing")
         self._manager = manager
         longest = poll.total_seconds()
         self._interval = longest if manager.reach == "network" else min(longest, _NEAR_SECONDS)
@@ -175,13 +180,18 @@ class RotationLine:
             due = min(due, last + gap)
 
     def _turn(self) -> None:
-        try:
-            transitions = (*self._manager.look(), *self._manager.tend())
-        except Exception:
-            # The manager keeps its own troubles; anything else is a defect, and must not end the watch.
-            _logger.exception("the rotation line met an error; it goes on")
-            return
+        for step in (self._manager.look, self._manager.tend):
+            try:
+                transitions = step()
+            except Exception:
+                # The manager keeps its own troubles; anything else is a defect, and must not end the watch.
+                _logger.exception("the rotation line met an error; it goes on")
+                return
+            # What the one step has learned is told even where the next one fails.
+            self._tell(transitions)
         self._last_turn = utc_now()
+
+    def _tell(self, transitions: Iterable[Transition]) -> None:
         for transition in transitions:
             _logger.info("ring %s: key %s is %s", transition.ring, transition.kid, transition.after)
             for callback in self._callbacks:

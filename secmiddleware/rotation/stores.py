@@ -31,6 +31,8 @@ _PATIENCE_SECONDS: Final = 2.0
 _SETTLED_NS: Final = 100_000_000
 """A file younger than this may be replaced by one of the same inode, size and time: the clocks of file
 systems tick every 1 to 10 ms."""
+_MAX_GEN: Final = (1 << 53) - 1
+"""The largest integer that every JSON reader keeps (RFC 8259 §6); sixteen digits, as in the floor."""
 _NAME: Final = re.compile(r"(?!(?:floor|lease|lock)\Z)[a-z][a-z0-9-]{0,31}")
 """Of a record; not of what stands beside one."""
 _LEFT: Final = re.compile(r"(?:\.floor|\.lease)?\.[0-9a-f]{16}\.tmp")
@@ -333,7 +335,7 @@ def _gen_of(body: bytes) -> int | None:
     except (ValueError, RecursionError):
         return None
     gen = loaded.get("gen") if type(loaded) is dict else None
-    return gen if type(gen) is int and gen >= 1 else None
+    return gen if type(gen) is int and 1 <= gen <= _MAX_GEN else None
 
 
 def _next_lease(

@@ -35,6 +35,7 @@ class NetworkStore(MemoryStore):
         self.inside = threading.Event()
         self.let_go = threading.Event()
         self.error: Exception | None = None
+        self.error_in_writing: Exception | None = None
 
     @property
     def reach(self) -> Literal["network"]:  # type: ignore[override]
@@ -48,6 +49,11 @@ class NetworkStore(MemoryStore):
         if self.error is not None:
             raise self.error
         return super().read_gen(name)
+
+    def cas(self, name, expect, body, fence=None):
+        if self.error_in_writing is not None:
+            raise self.error_in_writing
+        return super().cas(name, expect, body, fence)
 
 
 @pytest.fixture
@@ -382,6 +388,28 @@ def test_an_error_that_nobody_foresaw_does_not_end_the_watch(watch, far, caplog)
     kid = other.rotate()
     until(lambda: manager.keyring.keys[-1].kid == kid)
     assert line.health()["running"]
+
+
+def test_what_a_look_has_learned_is_told_even_where_tending_meets_an_error(watch, far, caplog):
+    _, line = watch(far, callbacks=["rotation.listeners:note"], poll=timedelta(seconds=0.05))
+    other = EncryptionManager(far, Kek(KEK), RING)
+    other.start()
+    with caplog.at_level(logging.ERROR, "secmiddleware.rotation"):
+        far.hangs = True  # so that nothing is looked at between these two
+        assert far.inside.wait(BOUND_SECONDS)
+        far.hangs = False
+        kid = other.rotate()
+        far.error_in_writing = RuntimeError("a defect")
+        far.let_go.set()
+        until(lambda: "met an error" in caplog.text)
+    until(lambda: events() == [(kid, None, KeyState.PENDING)])
+    assert line.health()["running"]
+
+
+@pytest.mark.parametrize("seconds", [0, -1])
+def test_a_line_that_would_never_rest_is_not_made(far, seconds):
+    with pytest.raises(ValueError, match="longer than nothing"):
+        RotationLine(EncryptionManager(far, Kek(KEK), RING), poll=timedelta(seconds=seconds))
 
 
 def test_requests_are_served_while_the_store_hangs(watch, far):

@@ -403,8 +403,8 @@ def test_a_floor_that_is_no_number_is_refused(file, path, text):
 @pytest.mark.parametrize(
     "text",
     [b"", b"{", b"[]", b"null", b"{}", b'{"gen":0}', b'{"gen":-1}', b'{"gen":"3"}', b'{"gen":true}',
-     b'{"gen":3.0}', b'{"gen":' + b"9" * 5000 + b"}", b"\xff", b"[" * 50_000],
-    ids=range(13),
+     b'{"gen":3.0}', b'{"gen":9007199254740992}', b'{"gen":' + b"9" * 5000 + b"}", b"\xff", b"[" * 50_000],
+    ids=range(14),
 )  # fmt: skip
 def test_a_file_that_is_no_record_is_refused(later, path, text):
     path.write_bytes(text)
@@ -412,6 +412,7 @@ def test_a_file_that_is_no_record_is_refused(later, path, text):
         with pytest.raises(KeyringError):
             use("ring")
     assert path.read_bytes() == text
+    assert path.with_name("ring.json.floor").read_bytes() == b"2\n"
 
 
 @pytest.mark.parametrize(
