@@ -13,7 +13,7 @@ from rotation.processes import outputs
 from secmiddleware.encryption.kek import Kek
 from secmiddleware.encryption.record import RECORD
 from secmiddleware.encryption.root import Root
-from secmiddleware.encryption.uses import FIRST_BLOCK, NEXT_BLOCK, USES_LIMIT
+from secmiddleware.encryption.uses import FIRST_BLOCK, NEXT_BLOCK, USES_LIMIT, Ration
 from secmiddleware.errors import KeyringError, SealError
 from secmiddleware.rotation.stores import FileStore
 
@@ -141,6 +141,25 @@ def test_threads_together_take_exactly_the_uses_there_are(make):
     with ThreadPoolExecutor(8) as pool:
         sealed = [token for token in pool.map(seal, range(3000)) if token]
     assert len(sealed) == len(set(sealed)) == 2000
+
+
+def test_two_threads_that_both_see_the_last_use_do_not_both_get_it():
+    ration = Ration(1, lambda: None)
+    ration.grant(1)
+    counter = ration._counter
+
+    class Between:
+        """Lets another thread take its use after this one has seen that there is one, before it counts."""
+
+        def __next__(self):
+            ration._counter = counter
+            ration.take()
+            return next(counter)
+
+    ration._counter = Between()
+    with pytest.raises(SealError):
+        ration.take()
+    assert ration.left == 0
 
 
 RESERVING = """
