@@ -77,7 +77,7 @@ class Authority:
         try:
             certificate = x509.load_pem_x509_certificate(certificate_pem)
             key = load_pem_private_key(key_pem, password=None)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, x509.InvalidVersion) as error:
             raise CertificateError("the authority's certificate and key are not unencrypted PEM") from error
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise CertificateError("the authority's key is not one on an elliptic curve")

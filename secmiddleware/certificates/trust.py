@@ -49,7 +49,7 @@ def load_anchors(path: Path) -> tuple[x509.Certificate, ...]:
         certificates = x509.load_pem_x509_certificates(path.read_bytes())
     except OSError as error:
         raise CertificateError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise CertificateError(f"{path} is not a bundle of certificates in PEM") from error
     for certificate in certificates:
         weakness = weakness_of_key(certificate)

@@ -84,9 +84,11 @@ def _leaf(path: Path) -> bytes | Mistake:
         return Mistake(at, data)
     if _is_key(data) and b"-----BEGIN CERTIFICATE-----" not in data:
         return Mistake(at, f"{path} holds a private key", "the certificate belongs here")
+    if _is_key(data) and too_open(path):
+        return Mistake(at, f"{path} holds a private key and can be used by others", f"do: chmod 600 {path}")
     try:
         key = x509.load_pem_x509_certificates(data)[0].public_key()
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm):
         return Mistake(at, f"{path} is not a certificate in PEM")
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 

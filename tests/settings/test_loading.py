@@ -376,6 +376,7 @@ def test_a_secret_may_stand_in_a_file_or_in_the_environment(place):
     [
         ('{ file = "missing" }', "there is no such file"),
         ('{ file = "open" }', "chmod 600"),
+        ('{ file = "." }', "is not a regular file"),
         ('{ file = "binary" }', "is not UTF-8"),
         ('{ file = "large" }', "is larger than"),
         ('{ file = "" }', '"file" must be a text'),

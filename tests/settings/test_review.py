@@ -1,0 +1,415 @@
+"""What is right by itself and wrong together, what this version cannot do, and what is not on disk."""
+
+from __future__ import annotations
+
+import base64
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from certificates.shapes import key_of, plain_ca
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from settings.documents import FIELD, FULL, KEYS, MTLS, SERVICE
+
+from secmiddleware.paths import PathPattern
+from secmiddleware.settings.review import least_delay, meet
+
+PLACE = '[[fields.{}.places]]\nroutes = ["{}"]\nmarks = ["{}"]\nrequest = "decrypt"\n'
+REVEALING = FIELD.replace('response = "encrypt"', 'response = "decrypt"')
+
+
+def with_keys(more: str, field: str = FIELD) -> str:
+    return field.replace("[fields.ssn]\n", f"[fields.ssn]\n{more}")
+
+
+def line_of(text: str, part: str) -> int:
+    return text[: text.index(part)].count("\n") + 1
+
+
+# name: (text, key, the piece of the text whose line is named, part of the message)
+CONTRADICTIONS = {
+    "a certificate is asked for and no CA is trusted": (
+        SERVICE + "[mtls]\n", "mtls.trust", "[mtls]", "is empty, but mtls.client asks",
+    ),
+    "only a route asks, and no CA is trusted": (
+        SERVICE + '[mtls]\nclient = "off"\n[[routes]]\npath = "/a"\nallow = ["dns:a.org"]\n',
+        "mtls.trust", "[mtls]", "routes[0].allow asks",
+    ),
+    "the door is closed before a default that does not require": (
+        SERVICE + MTLS + 'client = "optional"\nhandshake = "required"\n',
+        "mtls.handshake", "handshake", 'mtls.client is "optional"',
+    ),
+    "the door is closed before a route that does not require": (
+        SERVICE + MTLS + 'handshake = "required"\n[[routes]]\npath = "/healthz"\nclient = "off"\n',
+        "mtls.handshake", "handshake", 'routes[0].client is "off"',
+    ),
+    "proxies without a source that asks them": (
+        SERVICE + MTLS + 'trusted_proxies = ["10.0.0.1"]\n',
+        "mtls.trusted_proxies", "trusted_proxies", 'with source "server" none is asked',
+    ),
+    "a certificate without its key": (
+        SERVICE + MTLS + 'certificate = "pki/server.pem"\n', "mtls.key", "[mtls]", "is missing",
+    ),
+    "a key without its certificate": (
+        SERVICE + MTLS + 'key = "pki/server.key"\n', "mtls.certificate", "[mtls]", "is missing",
+    ),
+    "names are allowed where no certificate is asked for": (
+        SERVICE + MTLS + '[[routes]]\npath = "/a"\nclient = "off"\nallow = ["dns:a.org"]\n',
+        "routes[0].allow", "allow", 'client is "off"',
+    ),
+    "names are allowed where a certificate is optional": (
+        SERVICE + MTLS + '[[routes]]\npath = "/a"\nclient = "optional"\nallow = ["dns:a.org"]\n',
+        "routes[0].allow", "allow", 'client is "optional"',
+    ),
+    "a rule behind its twin": (
+        SERVICE + MTLS + '[[routes]]\npath = "/a"\n[[routes]]\npath = "/a/"\n',
+        "routes[1].path", 'path = "/a/"', "routes[0] matches all of it",
+    ),
+    "a rule below a tree": (
+        SERVICE + MTLS + '[[routes]]\npath = "/b"\n[[routes]]\npath = "/a/**"\n[[routes]]\npath = "/a/*/c"\n',
+        "routes[2].path", '"/a/*/c"', "routes[1] matches all of it",
+    ),
+    "a rule behind the tree of everything": (
+        SERVICE + MTLS + '[[routes]]\npath = "/**"\n[[routes]]\npath = "/"\nclient = "off"\n',
+        "routes[1].path", 'path = "/"\n', "can never match",
+    ),
+    "a key that seals before everybody knows it": (
+        SERVICE + MTLS + KEYS + 'activation_delay = "99s"\n',
+        "keys.activation_delay", "activation_delay", "with poll = 30s",
+    ),
+    "a poll that is too slow for the delay": (
+        SERVICE + MTLS + KEYS + '[rotation]\npoll = "2m"\n',
+        "keys.activation_delay", "[keys]", "with poll = 2m",
+    ),
+    "keys that change before they seal": (
+        SERVICE + MTLS + KEYS + 'rotate_every = "5m"\n',
+        "keys.rotate_every", "rotate_every", "must be longer than activation_delay",
+    ),
+    "values that cannot be read before their key changes": (
+        SERVICE + MTLS + KEYS + 'retire_after = "4m"\n',
+        "keys.retire_after", "retire_after", "must not be shorter than activation_delay",
+    ),
+    "a ring that is too old while it is in order": (
+        SERVICE + MTLS + KEYS + 'max_document_age = "29d"\n',
+        "keys.max_document_age", "max_document_age", "must not be shorter than rotate_every",
+    ),
+    "a field that is nowhere": (
+        SERVICE + MTLS + KEYS + "[fields.ssn]\n", "fields.ssn", "[fields.ssn]", "has no place",
+    ),
+    "a place where nothing happens": (
+        SERVICE + MTLS + KEYS + '[[fields.a.places]]\nroutes = ["/a"]\nmarks = ["$.a"]\n',
+        "fields.a.places[0]", "[[fields.a.places]]", "request and response are both pass",
+    ),
+    "fields without keys": (
+        SERVICE + MTLS + FIELD, "keys", None, "is missing, and fields.ssn needs a key ring",
+    ),
+    "plaintext for nobody knows whom": (
+        SERVICE + MTLS + KEYS + REVEALING, "fields.ssn.reveal_to", "[fields.ssn]",
+        "places[0] decrypts responses",
+    ),
+    "a caller's tokens in a format that cannot name a caller": (
+        SERVICE + MTLS + KEYS + with_keys('format = "fernet"\nbind = "caller"\n'),
+        "fields.ssn.bind", "bind", 'a token of format "fernet" cannot name its caller',
+    ),
+    "a tenant's tokens beside a format that cannot name a tenant": (
+        SERVICE + MTLS + KEYS
+        + with_keys('also_open = ["fernet"]\nbind = "tenant"\n'),
+        "fields.ssn.bind", "bind", 'a token of also_open "fernet" cannot name its tenant',
+    ),
+    "a caller's tokens where callers need no certificate": (
+        SERVICE + MTLS + 'client = "optional"\n' + KEYS
+        + with_keys('bind = "caller"\n').replace(', "/customers/*"', ""),
+        "fields.ssn.places[0].routes[0]", "routes", "mtls.client lets callers in without a certificate",
+    ),
+    "a caller's tokens on a route that some part of asks for no certificate": (
+        SERVICE + MTLS + '[[routes]]\npath = "/customers/me"\nclient = "off"\n' + KEYS
+        + with_keys('bind = "caller"\n'),
+        "fields.ssn.places[0].routes[1]", 'routes = ["/customers"', "routes[0].client lets callers in",
+    ),
+    "one mark twice": (
+        SERVICE + MTLS + KEYS + FIELD.replace('"$.people[*].ssn"', '"$[\'ssn\']"'),
+        "fields.ssn.places[0].marks[1]", "marks", "fields.ssn.places[0].marks[0] selects too",
+    ),
+    "a mark inside what another one marks": (
+        SERVICE + MTLS + KEYS + FIELD.replace('"$.people[*].ssn"', '"$.ssn.last"'),
+        "fields.ssn.places[0].marks[1]", "marks", "on a route that both are for",
+    ),
+    "two fields in one place": (
+        SERVICE + MTLS + KEYS + PLACE.format("a", "/x/*", "$.n") + PLACE.format("b", "/x/y/**", "$..n"),
+        "fields.b.places[0].marks[0]", '"$..n"', "fields.a.places[0].marks[0] selects too",
+    ),
+    "two places of a field in one place": (
+        SERVICE + MTLS + KEYS + PLACE.format("a", "/x", "$.n") + PLACE.format("a", "/**", "$.*"),
+        "fields.a.places[1].marks[0]", '"$.*"', "fields.a.places[0].marks[0] selects too",
+    ),
+    "more marks than are compared": (
+        SERVICE + MTLS + KEYS
+        + "".join(
+            PLACE.format("f", f"/r{n}", '", "'.join(f"$.m{m}" for m in range(300))) for n in range(4)
+        ),
+        "fields", "[[fields.f", "has 1200 marks in all",
+    ),
+    # What this version cannot do.
+    "revocation": (SERVICE + MTLS + 'crl = ["a.crl"]\n', "mtls.crl", "crl", "not supported by this version"),
+    "a broker": (
+        SERVICE + MTLS + '[rotation]\nbroker = "memory://"\n',
+        "rotation.broker", "broker", "not supported by this version",
+    ),
+    "xaes": (
+        SERVICE + MTLS + KEYS + with_keys('format = "xaes"\n'),
+        "fields.ssn.format", "format", '"xaes" is not supported by this version',
+    ),
+    "deterministic": (
+        SERVICE + MTLS + KEYS + with_keys('format = "deterministic"\n'),
+        "fields.ssn.format", "format", "not supported by this version",
+    ),
+    "jwe": (
+        SERVICE + MTLS + KEYS + with_keys('also_open = ["aead", "jwe"]\n'),
+        "fields.ssn.also_open[1]", "also_open", '"jwe" is not supported by this version',
+    ),
+    "redis": (
+        SERVICE + MTLS + KEYS.replace("file:state/keyring.json", "rediss://host/0"),
+        "keys.store", "store", "not supported by this version",
+    ),
+    "a KMS": (
+        SERVICE + MTLS + KEYS.replace("file:state/kek", "awskms:alias/a"),
+        "keys.kek", "kek", "not supported by this version",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "key", "at", "message"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_what_contradicts_itself_or_cannot_be_done_is_told(place, text, key, at, message):
+    (found,) = place.findings(text)
+    assert found.key == key
+    assert found.line == (None if at is None else line_of(text, at))
+    assert message in found.message
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["nginx", "haproxy", "apache", "caddy", "rfc9440", "envoy", "traefik", "aws-alb", "aws-alb-passthrough",
+     "gcp-lb", "azure-app-service", "cloudflare"],
+)  # fmt: skip
+def test_a_proxy_as_the_source_is_not_possible_yet_and_needs_its_addresses(place, source):
+    found = place.findings(SERVICE + MTLS + f'source = "{source}"\n')
+    assert [one.key for one in found] == ["mtls.trusted_proxies", "mtls.source"]
+    assert "needs the proxies" in found[0].message
+    assert "not supported by this version" in found[1].message
+    (found,) = place.findings(SERVICE + MTLS + f'source = "{source}"\ntrusted_proxies = ["10.0.0.1"]\n')
+    assert found.key == "mtls.source"
+
+
+FINE = {
+    "nobody is asked and nothing trusted": SERVICE + '[mtls]\nclient = "off"\n',
+    "the door is closed and every route requires": SERVICE + MTLS
+    + 'handshake = "required"\n[[routes]]\npath = "/a"\nallow = ["dns:a.org"]\n',
+    "a narrow rule before a wide one": SERVICE + MTLS
+    + '[[routes]]\npath = "/a/b"\nclient = "off"\n[[routes]]\npath = "/a/*"\n[[routes]]\npath = "/a/**"\n'
+    '[[routes]]\npath = "/**"\n',
+    "just late enough": SERVICE + MTLS + KEYS + 'activation_delay = "100s"\n',
+    "no delay in memory": SERVICE + MTLS + KEYS.replace("file:state/keyring.json", "memory:")
+    + 'activation_delay = "0s"\n',
+    "keys that nothing uses yet": SERVICE + MTLS + KEYS,
+    "plaintext for somebody": SERVICE + MTLS + KEYS
+    + with_keys('reveal_to = ["dns:a.org"]\n', REVEALING),
+    "a caller's tokens where a certificate is required": SERVICE + MTLS
+    + '[[routes]]\npath = "/customers/**"\n[[routes]]\npath = "/**"\nclient = "off"\n' + KEYS
+    + with_keys('bind = "caller"\n'),
+    "a caller's tokens where allow implies one": SERVICE + MTLS
+    + 'client = "off"\n[[routes]]\npath = "/customers/**"\nallow = ["dns:a.org"]\n' + KEYS
+    + with_keys('bind = "tenant"\n'),
+    "one mark on two routes": SERVICE + MTLS + KEYS
+    + PLACE.format("a", "/x", "$.n") + PLACE.format("b", "/x/*", "$.n")
+    + PLACE.format("c", "/x/y/z/**", "$.n"),
+    "fernet alone": SERVICE + MTLS + KEYS + with_keys('format = "fernet"\n'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", FINE.values(), ids=FINE)
+def test_what_only_looks_like_a_contradiction_loads(place, text):
+    assert place.findings(text) == ()
+
+
+def test_the_delay_follows_the_formula():
+    """P·(1+j)·(1+k) with j = 0.1 and k = 2, and half a second; nothing inside one process."""
+    assert least_delay(timedelta(seconds=30), "host") == timedelta(seconds=99.5)
+    assert least_delay(timedelta(seconds=1), "host") == timedelta(seconds=3.8)
+    assert least_delay(timedelta(days=30), "process") == timedelta(0)
+
+
+SEGMENTS = st.sampled_from(["a", "b", "*"])
+PATTERNS = st.builds(
+    lambda segments, tree: PathPattern.parse("/" + "/".join([*segments, *(["**"] if tree else [])])),
+    st.lists(SEGMENTS, max_size=3),
+    st.booleans(),
+)
+PATHS = [
+    "/" + "/".join(path)
+    for path in (
+        (), ("a",), ("b",), ("c",), *((x, y) for x in "abc" for y in "abc"),
+        *((x, y, z) for x in "abc" for y in "abc" for z in "abc"),
+        *((x, y, z, "d") for x in "abc" for y in "abc" for z in "abc"),
+    )
+]  # fmt: skip
+
+
+@given(PATTERNS, PATTERNS)
+@settings(max_examples=200, deadline=None)
+def test_patterns_meet_where_some_path_falls_under_both(first, second):
+    common = any(first.matches(path) and second.matches(path) for path in PATHS)
+    assert meet(first, second) == meet(second, first) == common
+
+
+# Files
+
+
+def strange_version(pem: bytes) -> bytes:
+    der = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
+    changed = der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07", 1)
+    return b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(changed) + b"-----END CERTIFICATE-----\n"
+
+
+@pytest.fixture
+def files(place) -> Path:
+    """A folder with files of every unfit kind."""
+    folder = place.folder
+    pki = folder / "pki"
+    (pki / "text.pem").write_text("hello\n")
+    (pki / "empty.pem").write_text("")
+    (pki / "broken.pem").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    (pki / "version.pem").write_bytes(strange_version((pki / "ca.pem").read_bytes()))
+    (pki / "weak.pem").write_bytes(plain_ca(key=key_of("rsa1024")).pem)
+    (pki / "large.pem").write_bytes(b"#" * (1 << 20) + (pki / "ca.pem").read_bytes())
+    (pki / "both.pem").write_bytes((pki / "server.pem").read_bytes() + (pki / "server.key").read_bytes())
+    os.mkfifo(pki / "fifo")
+    (pki / "loop").symlink_to("loop")
+    (pki / "open.key").write_bytes((pki / "server.key").read_bytes())
+    (pki / "open.key").chmod(0o640)
+    key = serialization.load_pem_private_key((pki / "server.key").read_bytes(), None)
+    place.secret(
+        "pki/encrypted.key",
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"a")),
+    )
+    for name, data in [
+        ("kek31", os.urandom(30) + b"\0"),
+        ("kek33", os.urandom(32) + b"\0"),
+        ("text", b"0123456789abcdef" * 2),
+        ("empty", b""),
+        ("ring", b"{}"),
+    ]:
+        place.secret(f"state/{name}", data)
+    for name in ("kek", "ring"):
+        (folder / f"state/open-{name}").write_bytes((folder / f"state/{name}").read_bytes())
+        (folder / f"state/open-{name}").chmod(0o644)
+    os.mkfifo(folder / "state/fifo", 0o600)
+    return folder
+
+
+def with_trust(name: str) -> str:
+    return SERVICE + f'[mtls]\ntrust = ["{name}"]\n'
+
+
+def with_pair(certificate: str, key: str = "pki/server.key") -> str:
+    return SERVICE + MTLS + f'certificate = "{certificate}"\nkey = "{key}"\n'
+
+
+def with_kek(kek: str) -> str:
+    return SERVICE + MTLS + KEYS.replace("file:state/kek", kek)
+
+
+def with_store(store: str) -> str:
+    return SERVICE + MTLS + KEYS.replace("state/keyring.json", store)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "message"),
+    [
+        (with_trust("pki/missing.pem"), "mtls.trust[0]", "there is no file"),
+        (with_trust("pki"), "mtls.trust[0]", "is not a regular file"),
+        (with_trust("pki/fifo"), "mtls.trust[0]", "is not a regular file"),
+        (with_trust("/dev/zero"), "mtls.trust[0]", "is not a regular file"),
+        (with_trust("pki/loop"), "mtls.trust[0]", "cannot be read"),
+        (with_trust("pki/ca.pem/x"), "mtls.trust[0]", "cannot be read"),
+        (with_trust("pki/text.pem"), "mtls.trust[0]", "is not a bundle"),
+        (with_trust("pki/empty.pem"), "mtls.trust[0]", "is not a bundle"),
+        (with_trust("pki/broken.pem"), "mtls.trust[0]", "is not a bundle"),
+        (with_trust("pki/version.pem"), "mtls.trust[0]", "is not a bundle"),
+        (with_trust("pki/weak.pem"), "mtls.trust[0]", "1024 bits"),
+        (with_trust("pki/large.pem"), "mtls.trust[0]", "is larger than"),
+        (with_trust("pki/both.pem"), "mtls.trust[0]", "holds a private key"),
+        (with_trust("pki/server.key"), "mtls.trust[0]", "holds a private key"),
+        (
+            SERVICE + '[mtls]\ntrust = ["pki/ca.pem", { ca = "pki/ca.pem", may_assert = ["dns:a.org"] }]\n',
+            "mtls.trust[1]",
+            "mtls.trust[0] holds too, with another may_assert",
+        ),
+        (with_pair("pki/missing.pem"), "mtls.certificate", "there is no file"),
+        (with_pair("pki/text.pem"), "mtls.certificate", "is not a certificate in PEM"),
+        (with_pair("pki/version.pem"), "mtls.certificate", "is not a certificate in PEM"),
+        (with_pair("pki/server.key"), "mtls.certificate", "holds a private key"),
+        (with_pair("pki/both.pem"), "mtls.certificate", "can be used by others"),
+        (with_pair("pki/server.pem", "pki/missing.key"), "mtls.key", "there is no file"),
+        (with_pair("pki/server.pem", "pki/fifo"), "mtls.key", "is not a regular file"),
+        (with_pair("pki/server.pem", "pki/open.key"), "mtls.key", "can be used by others"),
+        (with_pair("pki/server.pem", "pki/encrypted.key"), "mtls.key", "is encrypted"),
+        (with_pair("pki/server.pem", "pki/other.key"), "mtls.key", "is not the key of mtls.certificate"),
+        (with_pair("pki/server.pem", "state/kek"), "mtls.key", "is not a private key in PEM"),
+        (with_kek("file:state/missing"), "keys.kek", "there is no such file"),
+        (with_kek("file:state/kek31"), "keys.kek", "exactly 32 bytes; this has 31"),
+        (with_kek("file:state/kek33"), "keys.kek", "exactly 32 bytes; this has 33"),
+        (with_kek("file:state/text"), "keys.kek", "this is text"),
+        (with_kek("file:state/empty"), "keys.kek", "exactly 32 bytes; this has 0"),
+        (with_kek("file:state/open-kek"), "keys.kek", "chmod 600"),
+        (with_kek("file:state/fifo"), "keys.kek", "is not a regular file"),
+        (with_kek("file:state"), "keys.kek", "is not a regular file"),
+        (with_kek("env:NOT_THERE"), "keys.kek", "the environment has no NOT_THERE"),
+        (with_kek("env:SHORT"), "keys.kek", "exactly 32 bytes"),
+        (with_kek("env:GARBAGE"), "keys.kek", "is not standard base64"),
+        (with_kek("env:"), "keys.kek", "must name an environment variable"),
+        (with_kek("file:"), "keys.kek", "must not be empty"),
+        (with_kek("file:///state/kek"), "keys.kek", "followed by a plain path"),
+        (with_store("state"), "keys.store", "is not a regular file"),
+        (with_store("state/fifo"), "keys.store", "is not a regular file"),
+        (with_store("state/open-ring"), "keys.store", "can be used by others"),
+        (with_store("state/kek/ring"), "keys.store", "is not a folder"),
+        (with_store("pki/loop"), "keys.store", "cannot be read"),
+        (with_store("x" * 300), "keys.store", "cannot be read"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_told(place, files, text, key, message):
+    (found,) = place.findings(text, {"SHORT": "AAAA", "GARBAGE": "?" * 44})
+    assert found.key == key
+    assert message in found.message
+    assert found.line is not None
+
+
+def test_a_ring_that_is_not_there_yet_may_be_made_later(place):
+    for store in ("state/new", "new/and/new", "state/keyring.json"):
+        assert place.findings(with_store(store)) == ()
+
+
+def test_a_link_to_a_secret_is_good_if_the_secret_is(place):
+    (place.folder / "kek").symlink_to("state/kek")
+    assert place.findings(with_kek("file:kek")) == ()
+
+
+def test_all_that_is_wrong_on_disk_is_told_at_once(place):
+    found = place.findings(
+        FULL.replace("pki/", "nowhere/")
+        .replace("state/kek", "state/nothing")
+        .replace("state/keyring.json", "pki")
+    )
+    assert [one.key for one in found] == [
+        "mtls.trust[0]",
+        "mtls.trust[1]",
+        "mtls.certificate",
+        "mtls.key",
+        "keys.store",
+        "keys.kek",
+    ]
