@@ -1,0 +1,69 @@
+"""Websockets at the gate, where a server offers no denial response, or the client is gone already."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from servers.pki import Pki
+from servers.serving import protected
+
+from asgi.calling import call, http_scope
+
+CONNECT = {"type": "websocket.connect"}
+
+
+class Called:
+    def __init__(self) -> None:
+        self.scopes: list[str] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.scopes.append(scope["path"])
+
+
+def scope(path: str = "/live", **more: Any) -> dict[str, Any]:
+    made = http_scope(path, type="websocket", scheme="wss", subprotocols=[], **more)
+    del made["method"]
+    return made
+
+
+@pytest.mark.parametrize("extensions", [{}, {"extensions": {}}, {"extensions": None}])
+def test_a_refused_websocket_without_a_denial_response_is_closed_with_1008_and_the_code(
+    pki: Pki, extensions: dict[str, Any]
+) -> None:
+    app = Called()
+    done = call(protected(app, pki.settings()), scope(**extensions), CONNECT)
+    assert done.sent == [{"type": "websocket.close", "code": 1008, "reason": "certificate_missing"}]
+    assert app.scopes == []
+
+
+def test_where_it_is_offered_the_denial_response_is_the_problem(pki: Pki) -> None:
+    app = Called()
+    done = call(protected(app, pki.settings()), scope(extensions={"websocket.http.response": {}}), CONNECT)
+    assert [message["type"] for message in done.sent] == [
+        "websocket.http.response.start",
+        "websocket.http.response.body",
+    ]
+    assert done.status == 401
+    assert b"certificate_missing" in done.body
+    assert app.scopes == []
+
+
+def test_a_path_that_can_be_read_in_two_ways_is_refused_to_websockets_too(pki: Pki) -> None:
+    app = Called()
+    shell = protected(app, pki.settings(mtls={"client": "off"}))
+    done = call(shell, scope("/x/../live"), CONNECT)
+    assert done.sent == [{"type": "websocket.close", "code": 1008, "reason": "path_ambiguous"}]
+    call(shell, scope("/live"), CONNECT)
+    assert app.scopes == ["/live"]
+
+
+def test_on_a_marked_route_no_websocket_carries_values_past_their_marks(
+    pki: Pki, keys: dict[str, str]
+) -> None:
+    app = Called()
+    place = {"routes": ["/marked"], "marks": ["$.ssn"], "request": "decrypt", "response": "encrypt"}
+    settings = pki.settings(mtls={"client": "off"}, keys=keys, fields={"ssn": {"places": [place]}})
+    done = call(protected(app, settings), scope("/marked"), CONNECT)
+    assert done.sent == [{"type": "websocket.close", "code": 1008, "reason": "payload_encoding"}]
+    assert app.scopes == []
