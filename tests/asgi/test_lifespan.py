@@ -21,6 +21,7 @@ from starlette.testclient import TestClient
 
 from asgi.calling import call, http_scope
 from secmiddleware.errors import SecMiddlewareError
+from secmiddleware.files import make_private_folder, write_secret
 from secmiddleware.security import SecurityManager
 from secmiddleware.settings.loading import load
 
@@ -300,7 +301,7 @@ def test_a_file_of_settings_that_is_not_there_fails_the_startup(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "trouble", ["a broken ring", "a file in the way", "a callback that cannot be imported"]
+    "trouble", ["a broken ring", "a folder in the way", "a callback that cannot be imported"]
 )
 def test_what_is_found_out_at_the_start_fails_the_startup(
     tmp_path: Path,
@@ -316,7 +317,7 @@ def test_what_is_found_out_at_the_start_fails_the_startup(
         make_private_folder(tmp_path / "state")
         write_secret(tmp_path / "state" / "ring.json", b"{}")
         more["keys"] = {**keys, "store": f"file:{tmp_path}/state/ring.json"}
-    elif trouble == "a file in the way":
+    elif trouble == "a folder in the way":
         make_private_folder(tmp_path / "state")
         (tmp_path / "state" / "ring.json").mkdir()
         more["keys"] = {**keys, "store": f"file:{tmp_path}/state/ring.json"}
