@@ -10,15 +10,16 @@ from datetime import timedelta
 from typing import Literal
 
 import pytest
-from encryption.rings import KEK, RING
+from encryption.rings import KEK, RING, states
 from rotation import listeners
 from rotation.processes import BOUND_SECONDS, outputs, running, until
 
 from secmiddleware.encryption.document import KeyState
 from secmiddleware.encryption.kek import Kek
 from secmiddleware.encryption.manager import EncryptionManager, KeyPolicy
+from secmiddleware.encryption.tokens import take_apart
 from secmiddleware.encryption.uses import FIRST_BLOCK, NEXT_BLOCK
-from secmiddleware.errors import KeyUnknown, SealError
+from secmiddleware.errors import KeyUnknown, SealError, TokenError
 from secmiddleware.rotation.line import RotationLine
 from secmiddleware.rotation.stores import FileStore, MemoryStore
 
@@ -191,6 +192,63 @@ def test_a_ring_that_is_due_is_rotated_by_the_line(watch, far):
     )
     until(lambda: len(manager.keyring.keys) >= 3)
     assert manager.status()["alarms"] == {}
+
+
+SEALING = """
+import sys, threading
+from datetime import timedelta
+from encryption.rings import manager_of
+from secmiddleware.encryption.manager import utc_now
+from secmiddleware.errors import SealError
+from secmiddleware.rotation.line import RotationLine
+from secmiddleware.rotation.stores import FileStore
+manager = manager_of(FileStore(sys.argv[1]), utc_now, activation_delay=timedelta(seconds=0.8))
+manager.start()
+line = RotationLine(manager, poll=timedelta(seconds=0.05))
+line.start()
+ended = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+while not ended.wait(0.01):
+    try:
+        print(manager.seal("ssn", b"1"), flush=True)
+    except SealError:
+        print("no use", flush=True)
+line.stop()
+print("end", flush=True)
+"""
+
+
+def test_while_a_fleet_seals_and_the_ring_rotates_every_token_opens_at_once(watch, path):
+    manager, _ = watch(FileStore(path), poll=timedelta(seconds=0.05), activation_delay=timedelta(seconds=0.8))
+    opened, failed = [], []
+
+    def read(process):
+        for line in iter(process.stdout.readline, "end\n"):
+            token = line.strip()
+            try:
+                assert manager.open("ssn", token) == b"1"
+                opened.append(take_apart(token.encode()).kid)
+            except TokenError as error:
+                failed.append((token, error))
+
+    with running(SEALING, path, count=3) as fleet:
+        readers = [threading.Thread(target=read, args=(process,)) for process in fleet]
+        for reader in readers:
+            reader.start()
+        kids = [manager.keyring.keys[0].kid]
+        for _ in range(3):
+            until(lambda: opened.count(kids[-1]) >= 6)
+            kids.append(manager.rotate())
+            until(lambda: states(manager)[-1] == "primary")
+        until(lambda: opened.count(kids[-1]) >= 6)
+        for process in fleet:
+            process.stdin.close()
+        for reader in readers:
+            reader.join(BOUND_SECONDS)
+        for process in fleet:
+            process.stdin = None
+    assert failed == []
+    assert set(opened) == set(kids)
 
 
 # How often the store is asked.
@@ -452,7 +510,7 @@ from encryption.rings import manager_of
 from rotation import listeners
 from rotation.processes import until
 from secmiddleware.encryption.manager import utc_now
-from secmiddleware.errors import KeyUnknown, SealError
+from secmiddleware.errors import KeyUnknown, SealError, TokenError
 from secmiddleware.rotation.line import RotationLine
 from secmiddleware.rotation.stores import FileStore
 
