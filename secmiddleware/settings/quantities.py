@@ -14,10 +14,10 @@ LONGEST: Final = timedelta(days=36_500)
 # A body is held in memory as a whole while it is rewritten.
 LARGEST: Final = 1 << 30
 
-DURATION_PATTERN: Final = r"^[0-9]{1,12}(ms|s|m|h|d|w)$"
+DURATION_PATTERN: Final = r"^[0-9]{1,13}(ms|s|m|h|d|w)$"
 SIZE_PATTERN: Final = r"^[0-9]{1,12}(B|KiB|MiB|GiB)$"
 
-_DURATION: Final = re.compile(r"([0-9]{1,12})(ms|s|m|h|d|w)")
+_DURATION: Final = re.compile(r"([0-9]{1,13})(ms|s|m|h|d|w)")
 _SIZE: Final = re.compile(r"([0-9]{1,12})(B|KiB|MiB|GiB)")
 _DURATION_EXAMPLES: Final = 'a whole number with one unit, as in "250ms", "30s", "5m", "12h" or "30d"'
 _SIZE_EXAMPLES: Final = 'a number of bytes, or a text such as "512KiB" or "4MiB"'
