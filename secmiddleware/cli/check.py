@@ -54,7 +54,7 @@ def _findings(config: Path, summary: list[str]) -> Iterator[Finding]:
     from secmiddleware.settings import load
 
     settings = load(config)
-    source = None if settings.source is None else str(settings.source)
+    source = str(config)
     summary.append(
         f"a caller's certificate is {settings.mtls.client}; routes of their own: {len(settings.routes)}"
     )

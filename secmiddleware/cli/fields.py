@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -116,11 +117,10 @@ def _field(config: Path, name: str) -> FieldSettings:
 
     settings = load(config)
     if name not in settings.fields:
-        source = None if settings.source is None else str(settings.source)
+        near = difflib.get_close_matches(name, settings.fields, n=1)
         known = ", ".join(settings.fields) or "none"
-        raise ConfigError(
-            [Finding(f"fields.{name}", "there is no such field", source, hint=f"there are: {known}")]
-        )
+        hint = f'did you mean "{near[0]}"?' if near else f"there are: {known}"
+        raise ConfigError([Finding("fields", f"there is no field {name!r}", str(config), hint=hint)])
     return settings.fields[name]
 
 

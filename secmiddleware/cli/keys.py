@@ -24,7 +24,7 @@ def opened_ring(config: Path, *, first_block: int = 0) -> EncryptionManager:
     from secmiddleware.settings import load
 
     settings = load(config)
-    source = None if settings.source is None else str(settings.source)
+    source = str(config)
     if settings.keys is None:
         raise ConfigError([Finding("keys", "is missing: these settings have no key ring", source)])
     if settings.keys.store == "memory:":

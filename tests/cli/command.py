@@ -16,7 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
+
 import secmiddleware
+from secmiddleware.cli import main
 
 PACKAGE = Path(secmiddleware.__file__).parent
 OURS = (sys.executable, "-m", "secmiddleware")
@@ -87,6 +90,16 @@ def run(
     return result
 
 
+def inside(
+    *words: str, config: Path, stdin: bytes = b"", env: Mapping[str, str | None] | None = None
+) -> Done:
+    """The same as `run`, in this process, for tables of many cases: a process takes half a second."""
+    result = CliRunner().invoke(main, [*words, "--config", str(config)], input=stdin, env=env)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Done(result.exit_code, result.stdout_bytes, result.stderr)
+
+
 def made(folder: Path, *options: str, **how: Any) -> Path:
     """What `init` makes in a new folder: its file of settings."""
     done = run("init", folder.name, *options, cwd=folder.parent, **how)
@@ -126,10 +139,13 @@ def running(command: list[str | Path], *, log: Path, **options: Any) -> Iterator
     with log.open("wb") as output:
         process = subprocess.Popen(
             [str(word) for word in command],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            **{"env": environment(), **options},
+            **{
+                "stdin": subprocess.DEVNULL,
+                "stdout": output,
+                "stderr": subprocess.STDOUT,
+                "env": environment(),
+                **options,
+            },
         )
     try:
         yield process

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from cli.command import OURS, Done, environment, made, run, tree
+from cli.command import OURS, Done, environment, inside, made, run, tree
 from secmiddleware.certificates.judgement import Judged, Trust
 from secmiddleware.certificates.trust import TrustAnchor, load_anchors
 from secmiddleware.encryption.manager import utc_now
@@ -140,7 +140,7 @@ def test_its_names_are_those_that_were_asked_for(tmp_path: Path) -> None:
 
 def test_the_longest_service_name_is_not_too_long_for_its_ca(tmp_path: Path) -> None:
     config = made(tmp_path / "long", "--service", "a" * 64)
-    assert run("check", "-c", config, cwd=tmp_path).status == 0
+    assert inside("check", config=config).status == 0
 
 
 def test_two_folders_share_no_secret(config: Path, tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_of_several_that_start_at_once_one_wins(tmp_path: Path) -> None:
     assert sorted(process.returncode for process in several) == [0, 1, 1, 1], said
     assert "".join(said).count("Error: nothing was made, for this is there already") == 3
     assert set(tree(tmp_path / "app")) == MADE
-    assert run("check", cwd=tmp_path / "app").status == 0
+    assert inside("check", config=tmp_path / "app" / "secmiddleware.toml").status == 0
 
 
 def test_a_folder_that_holds_an_app_keeps_it(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_a_folder_that_holds_an_app_keeps_it(tmp_path: Path) -> None:
     done = run("init", ".", cwd=tmp_path)
     assert done.status == 0
     assert {name: there for name, there in tree(tmp_path).items() if name not in MADE} == before
-    assert run("check", cwd=tmp_path).status == 0
+    assert inside("check", config=tmp_path / "secmiddleware.toml").status == 0
 
 
 @pytest.mark.parametrize("name", ['it\'s a "shop" & $HOME; `x` *', "-c", "über/two\nlines"])
