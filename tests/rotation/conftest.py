@@ -1,12 +1,22 @@
-"""A ring in a file of its own."""
+"""A ring in a file of its own, and the line that watches one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from encryption.rings import manager_of
 from rotation import listeners
+from rotation.processes import until
+
+from secmiddleware.encryption.manager import EncryptionManager, utc_now
+from secmiddleware.rotation.line import RotationLine
+from secmiddleware.state import StateStore
+
+Watched = tuple[EncryptionManager, RotationLine]
 
 
 @pytest.fixture
@@ -22,3 +32,28 @@ def listening() -> Iterator[None]:
     listeners.let_go.clear()
     yield
     listeners.let_go.set()
+
+
+@pytest.fixture
+def watch() -> Iterator[Callable[..., Watched]]:
+    """Makes a started manager and its running line, with the clock of the machine; stopped after the test."""
+    lines = []
+
+    def make(
+        store: StateStore,
+        *,
+        callbacks: tuple[str, ...] = (),
+        poll: timedelta = timedelta(seconds=30),
+        **arguments: Any,
+    ) -> Watched:
+        manager = manager_of(store, utc_now, **arguments)
+        manager.start()
+        line = RotationLine(manager, poll=poll, callbacks=callbacks)
+        lines.append(line)
+        line.start()
+        until(lambda: line.health()["last_turn"])
+        return manager, line
+
+    yield make
+    for line in lines:
+        line.stop()
