@@ -14,7 +14,7 @@ from exchanges.puppet import Puppet, ToldToRaiseError
 from exchanges.table import Exchange, rows
 from exchanges.world import World, to_bytes, to_text
 from secmiddleware.asgi import SecMiddleware
-from secmiddleware.messages import PRESENTED_KEY
+from secmiddleware.messages import IDENTITY_KEY, PRESENTED_KEY
 
 RUN_HERE = [row for row in rows() if "asgi" not in row.elsewhere]
 
@@ -93,6 +93,7 @@ def scope_of(world: World, row: Exchange, *, prefixed: bool = True) -> dict[str,
         "client": ("127.0.0.1", 50000),
         "server": ("localhost", 8443),
         "extensions": {"http.response.pathsend": {}, "http.response.trailers": {}},
+        IDENTITY_KEY: "what somebody outside of us says",
         PRESENTED_KEY: world.people.presented(row.presented),
     }
 
