@@ -134,10 +134,9 @@ def _read_spiffe(rest: str) -> _Test:
 
 
 def _read_dns(rest: str) -> _Test:
+    _check_host(rest.removeprefix("*."))
     name = rest.lower()
-    wildcard = name.startswith("*.")
-    _check_host(name[2:] if wildcard else name)
-    if not wildcard:
+    if not name.startswith("*."):
         return lambda value: value.isascii() and value.lower() == name
     # A wildcard name of a certificate ("*.example.org") is no label and falls under no pattern.
     regex = re.compile(_LABEL + re.escape(name[1:]))
@@ -148,8 +147,8 @@ def _read_email(rest: str) -> _Test:
     mailbox, at, domain = rest.rpartition("@")
     if not at or not _VISIBLE_ASCII.fullmatch(mailbox) or ("*" in mailbox and mailbox != "*"):
         raise ValueError("an e-mail pattern is mailbox@domain, or *@domain for every mailbox of a domain")
+    _check_host(domain)
     wanted = domain.lower()
-    _check_host(wanted)
 
     def test(value: str) -> bool:
         theirs, at, theirs_domain = value.rpartition("@")
@@ -178,7 +177,8 @@ def _read_ip(rest: str) -> _Test:
 
     def test(value: str) -> bool:
         try:
-            return ipaddress.ip_address(value) in network
+            # A zone ("%eth0") is this host's business; no certificate has one, and `in` would not look at it.
+            return "%" not in value and ipaddress.ip_address(value) in network
         except ValueError:
             return False
 
@@ -203,7 +203,8 @@ def _read_serial(rest: str) -> _Test:
 
 
 def _check_host(name: str) -> None:
-    if not _HOST.fullmatch(name):
+    # The Kelvin sign would become a "k" in lower case.
+    if not name.isascii() or not _HOST.fullmatch(name.lower()):
         raise ValueError(
             "a host name has letters, digits, dashes and dots only; an international one is written xn--…, "
             "and * stands for the whole first label"
