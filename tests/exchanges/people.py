@@ -50,9 +50,8 @@ BYTES_ONLY: Final = {
     "garbage": "no TLS library presents what is not a certificate",
     "doubled": "no TLS library presents what is not a certificate",
     "garbage-behind": "no TLS library presents what is not a certificate",
-    "long-chain": "OpenSSL has a limit of its own on the length of a chain",
     "by-proxy": "a proxy's word does not come by TLS",
-    "p224": "TLS 1.3 has no signature scheme for this curve, so no handshake can use it",
+    "p224": "TLS 1.3 has no signature scheme for this curve, so a client presents nothing",
 }
 """What can be handed over in process only, and why."""
 
@@ -218,6 +217,7 @@ class People:
             "any-usage": mint("s", ca, **some, usage=(ANY,)),
             "agrees-only": mint("s", ca, **some, agrees_only=True),
             "sub-ca": sub,
+            "long-chain": alice.behind(*[ca] * 11),
             "root": ca,
             "signing-ca": mint("signing CA", ca, **some, ca=True, signs=True),
             "control": mint("eve\nadmin", ca, uris=("https://eve.example/\x7f",)),
@@ -256,8 +256,6 @@ class People:
                 return Presented(alice + alice)
             case "garbage-behind":
                 return Presented(alice, (b"0\x82\x01\x00not a certificate",))
-            case "long-chain":
-                return Presented(alice, (self.ca.der,) * 11)
             case "by-proxy":
                 return Presented(alice, source="nginx")
         return self.minted[name].presented

@@ -67,10 +67,12 @@ class Puppet:
             headers = [pair for pair in scope["headers"] if pair[0] == b"content-type"]
             chunks = [body]
         await send({"type": "http.response.start", "status": self._app.status, "headers": headers})
-        ends = does not in ("break", "unfinished")
+        ends = does not in ("break", "unfinished", "restart")
         for index, chunk in enumerate(chunks if ends else chunks[:1]):
             more = not ends or index + 1 < len(chunks)
             await send({"type": "http.response.body", "body": chunk, "more_body": more})
+        if does == "restart":
+            await send({"type": "http.response.start", "status": self._app.status, "headers": headers})
         if does == "overrun":
             await send({"type": "http.response.body", "body": chunks[-1], "more_body": False})
         if does == "break":

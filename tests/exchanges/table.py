@@ -38,10 +38,12 @@ class Request:
 
 @dataclass(frozen=True)
 class App:
-    does: Literal["respond", "echo", "raise", "break", "unfinished", "silent", "overrun"] = "respond"
+    does: Literal["respond", "echo", "raise", "break", "unfinished", "silent", "overrun", "restart"] = (
+        "respond"
+    )
     """echo: the request's body and type; raise: before any answer; break: raises after head and one chunk;
     unfinished: returns after head and one chunk; silent: returns without a word; overrun: a whole response,
-    then another chunk."""
+    then another chunk; restart: head and one chunk, then a head again, which whoever takes it may refuse."""
     status: int = 200
     headers: tuple[tuple[str, str], ...] = (("content-type", "application/json"),)
     chunks: tuple[str, ...] = ()

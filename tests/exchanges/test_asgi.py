@@ -14,6 +14,7 @@ from exchanges.puppet import Puppet, ToldToRaiseError
 from exchanges.table import Exchange, rows
 from exchanges.world import World, to_bytes, to_text
 from secmiddleware.asgi import SecMiddleware
+from secmiddleware.errors import SecMiddlewareError
 from secmiddleware.messages import IDENTITY_KEY, PRESENTED_KEY
 
 RUN_HERE = [row for row in rows() if "asgi" not in row.elsewhere]
@@ -107,6 +108,8 @@ def run(world: World, row: Exchange, scope: dict[str, Any]) -> None:
         asyncio.run(shell(scope, server.receive, server.send))
     except ToldToRaiseError:
         assert row.app.does in ("raise", "break")
+    except SecMiddlewareError:
+        assert row.app.does == "restart"
     check(world, row, server.outcome())
     check_seen(world, row, puppet.seen)
     (record,) = recorder.records
