@@ -310,8 +310,6 @@ def test_what_is_found_out_at_the_start_fails_the_startup(
     monkeypatch: pytest.MonkeyPatch,
     trouble: str,
 ) -> None:
-    from secmiddleware.files import make_private_folder, write_secret
-
     more: dict[str, Any] = {}
     if trouble == "a broken ring":
         make_private_folder(tmp_path / "state")

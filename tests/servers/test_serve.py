@@ -10,18 +10,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import secmiddleware
 from secmiddleware.files import make_private_folder, write_secret
 from servers.pki import Pki
+from servers.processes import SOURCE, end_of, running, start
 from servers.serving import PATIENCE, Connection, ask, until
-
-SOURCE = Path(next(iter(secmiddleware.__path__))).parent
 
 APP = """
 import json, os
@@ -38,19 +34,11 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": body})
 """
 
-RUN = """
-import json, sys
-from secmiddleware.servers.uvicorn import Serving, serve
-if __name__ == "__main__":
-    serve(Serving(**json.loads(sys.argv[1])))
-"""
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "shop.py").write_text(APP)
     (tmp_path / "broken.py").write_text("import nowhere_to_be_found")
-    (tmp_path / "run.py").write_text(RUN)
     return tmp_path
 
 
@@ -59,60 +47,6 @@ def write_settings(folder: Path, pki: Pki, more: str = "", mount: str = "") -> N
         f'[service]\nname = "shop"\nmount = "{mount}"\n'
         f'[mtls]\ntrust = ["{pki.ca}"]\ncertificate = "{pki.certificate}"\nkey = "{pki.key}"\n{more}'
     )
-
-
-def start(folder: Path, **serving: Any) -> tuple[subprocess.Popen[bytes], int]:
-    """The process that serves, and the port on which it will."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    told = {
-        "target": "shop:app",
-        "config": "secmiddleware.toml",
-        "port": port,
-        "app_dir": str(folder),
-        **serving,
-    }
-    process = subprocess.Popen(
-        [sys.executable, "run.py", json.dumps(told)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(SOURCE)},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-    )
-    return process, port
-
-
-@contextlib.contextmanager
-def running(folder: Path, pki: Pki, **serving: Any) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    process, port = start(folder, **serving)
-    try:
-        until(lambda: answers(port, pki) or process.poll() is not None, "it serves", 2 * PATIENCE)
-        assert process.poll() is None, process.communicate()[1].decode()
-        yield process, port
-    finally:
-        process.terminate()
-        try:
-            process.communicate(timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
-
-
-def answers(port: int, pki: Pki) -> bool:
-    with contextlib.suppress(OSError):
-        ask(port, pki.client(None))
-        return True
-    return False
-
-
-def end_of(process: subprocess.Popen[bytes]) -> tuple[int, str]:
-    """The exit status and what was said on stderr."""
-    try:
-        _, said = process.communicate(timeout=2 * PATIENCE)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGTERM)
-        raise
-    return process.returncode, said.decode()
 
 
 def is_alive(pid: int) -> bool:
