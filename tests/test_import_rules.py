@@ -17,7 +17,8 @@ PACKAGE = Path(next(iter(secmiddleware.__path__)))
 
 # From the top down. A module may import what stands below its own row, and within its own room.
 LAYERS = (
-    {"cli", "__main__"},
+    {"__main__"},
+    {"cli"},
     {"asgi", "wsgi", "servers", "client", "testing"},
     {"security"},
     {"engine", "rotation", "telemetry", "settings"},

@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 
-from secmiddleware import __version__
 from secmiddleware.cli.check import check
 from secmiddleware.cli.console import show_findings
 from secmiddleware.cli.demo import demo
@@ -48,7 +47,7 @@ To begin:
   secmiddleware run shop.main:app    serve the app, wrapped
   secmiddleware demo                 a tour of ten seconds""",
 )
-@click.version_option(__version__, prog_name="secmiddleware")
+@click.version_option(package_name="secmiddleware", prog_name="secmiddleware")
 def main() -> None:
     """Mutual TLS, field encryption and key rotation for a web app that already exists."""
 
