@@ -6,6 +6,7 @@ Whoever has its key is everybody, so it is for a developer's machine and for tes
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -29,6 +30,9 @@ from secmiddleware.certificates.trust import CertificateError
 # them.
 _BACKDATING: Final = timedelta(minutes=5)
 _MAX_COMMON_NAME: Final = 64  # RFC 5280 appendix A.1, ub-common-name
+_MAX_HOST: Final = 253  # RFC 1035 §2.3.4, less the two bytes that a text does not have
+_LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST: Final = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,11 @@ class Authority:
     def create(
         cls, name: str, *, lifetime: timedelta = timedelta(days=3650), now: datetime | None = None
     ) -> Authority:
-        """A new self-signed authority (P-256) that issues leaves only; `name` is its common name."""
+        """A new self-signed authority (P-256) that issues leaves only; `name` is its common name.
+
+        ValueError for a name without or with more than 64 characters, and for a lifetime that is none.
+        """
+        _check_lifetime(lifetime)
         key = ec.generate_private_key(ec.SECP256R1())
         public_key = key.public_key()
         subject = _subject(name)
@@ -111,7 +119,10 @@ class Authority:
         lifetime: timedelta = timedelta(days=90),
         now: datetime | None = None,
     ) -> Issued:
-        """A certificate with which a server is reached under these names. ValueError without any name."""
+        """A certificate with which a server is reached under these names; it ends with the authority at last.
+
+        ValueError without any name, for what is none, and where nothing would be left of the lifetime.
+        """
         names = _names(spiffe_id, dns, ips)
         return self._issue(names, ExtendedKeyUsageOID.SERVER_AUTH, common_name, lifetime, _now(now))
 
@@ -124,7 +135,10 @@ class Authority:
         lifetime: timedelta = timedelta(days=90),
         now: datetime | None = None,
     ) -> Issued:
-        """A certificate with which a client calls under these names. ValueError without any name."""
+        """A certificate with which a client calls under these names; it ends with the authority at last.
+
+        ValueError without any name, for what is none, and where nothing would be left of the lifetime.
+        """
         names = _names(spiffe_id, dns, ())
         return self._issue(names, ExtendedKeyUsageOID.CLIENT_AUTH, common_name, lifetime, _now(now))
 
@@ -138,6 +152,9 @@ class Authority:
     ) -> Issued:
         if not names:
             raise ValueError("a certificate needs a name: a SPIFFE id, a DNS name or an IP address")
+        _check_lifetime(lifetime)
+        if begin >= self.certificate.not_valid_after_utc:
+            raise ValueError("the authority has expired: make a new one")
         key = ec.generate_private_key(ec.SECP256R1())
         subject = _subject(common_name if common_name is not None else str(names[0].value)[:_MAX_COMMON_NAME])
         end = min(begin + lifetime, self.certificate.not_valid_after_utc)
@@ -165,9 +182,22 @@ def _subject(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
+def _check_lifetime(lifetime: timedelta) -> None:
+    if lifetime <= timedelta(0):
+        raise ValueError("the lifetime of a certificate must be longer than zero")
+
+
 def _names(spiffe_id: str | None, dns: Sequence[str], ips: Sequence[str]) -> list[x509.GeneralName]:
+    if isinstance(dns, str) or isinstance(ips, str):
+        raise ValueError("DNS names and IP addresses are lists, also where there is only one")
     if spiffe_id is not None:
         check_spiffe_id(spiffe_id)
+    for name in dns:
+        if len(name) > _MAX_HOST or not _HOST.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is not a host name: letters, digits, dashes and dots; an international one is "
+                "written xn--…, and *. stands for one whole label in front"
+            )
     return [
         *([] if spiffe_id is None else [x509.UniformResourceIdentifier(spiffe_id)]),
         *(x509.DNSName(name) for name in dns),
