@@ -87,7 +87,8 @@ class Tour:
             try:
                 step()
             except _OTHERWISE as error:
-                self._console.print(Text(f"   NOT AS TOLD: {error}", "bold red"))
+                what = error if isinstance(error, _NotAsToldError) else f"{type(error).__name__}: {error}"
+                self._console.print(Text(f"   NOT AS TOLD: {what}", "bold red"))
                 return False
         self._console.print()
         self._console.print(Text(f"All {len(steps)} steps came out as told.", "bold green"))

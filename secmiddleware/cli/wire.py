@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPResponse
 from typing import Any, Final
@@ -37,7 +38,8 @@ def handshake_refusal(port: int, context: ssl.SSLContext) -> str | None:
     """
     with socket.create_connection(("127.0.0.1", port), _SECONDS) as plain:
         try:
-            with context.wrap_socket(plain, server_hostname="localhost") as connection:
+            with _wrapped(plain, context) as connection:
+                connection.do_handshake()
                 connection.settimeout(_ALERT_SECONDS)
                 return None if connection.recv(1) else "the connection was closed"
         except ssl.SSLError as error:
@@ -46,6 +48,11 @@ def handshake_refusal(port: int, context: ssl.SSLContext) -> str | None:
             return str(error)
         except TimeoutError:
             return None
+
+
+def _wrapped(plain: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+    """The connection before its handshake: whoever is interrupted during that, has it and can close it."""
+    return context.wrap_socket(plain, server_hostname="localhost", do_handshake_on_connect=False)
 
 
 class Caller:
@@ -60,7 +67,8 @@ class Caller:
         """Send a request and read its response. Raises OSError (SSLError is one) where that fails."""
         if self._connection is None:
             plain = socket.create_connection(("127.0.0.1", self._port), _SECONDS)
-            self._connection = self._context.wrap_socket(plain, server_hostname="localhost")
+            self._connection = _wrapped(plain, self._context)
+            self._connection.do_handshake()
         lines = [f"{method} {path} HTTP/1.1", f"host: localhost:{self._port}"]
         if body:
             lines += ["content-type: application/json", f"content-length: {len(body)}"]
@@ -76,5 +84,7 @@ class Caller:
     def close(self) -> None:
         """Close the connection; the next call makes a new one."""
         if self._connection is not None:
+            with suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)  # even if a response is still being read
             self._connection.close()
             self._connection = None

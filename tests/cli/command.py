@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -101,9 +102,13 @@ def inside(
 
 
 def made(folder: Path, *options: str, **how: Any) -> Path:
-    """What `init` makes in a new folder: its file of settings."""
-    done = run("init", folder.name, *options, cwd=folder.parent, **how)
-    assert done.status == 0, done.err
+    """What `init` makes in a new folder, by a process if there is more to say of it: its file of settings."""
+    if how:
+        done = run("init", folder.name, *options, cwd=folder.parent, **how)
+        assert done.status == 0, done.err
+    else:
+        result = CliRunner().invoke(main, ["init", str(folder), *options])
+        assert result.exit_code == 0, result.output
     return folder / "secmiddleware.toml"
 
 
@@ -135,7 +140,7 @@ def tree(folder: Path) -> dict[str, bytes | str | None]:
 
 @contextmanager
 def running(command: list[str | Path], *, log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A process whose output goes to the file `log`; it is killed, if it has not ended by itself."""
+    """A process whose output goes to the file `log`; unless it ends, all that it started is killed."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             [str(word) for word in command],
@@ -144,6 +149,7 @@ def running(command: list[str | Path], *, log: Path, **options: Any) -> Iterator
                 "stdout": output,
                 "stderr": subprocess.STDOUT,
                 "env": environment(),
+                "start_new_session": True,
                 **options,
             },
         )
@@ -151,7 +157,7 @@ def running(command: list[str | Path], *, log: Path, **options: Any) -> Iterator
         yield process
     finally:
         if process.poll() is None:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
