@@ -6,7 +6,6 @@ Whoever has its key is everybody, so it is for a developer's machine and for tes
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -30,9 +29,6 @@ from secmiddleware.certificates.trust import CertificateError
 # them.
 _BACKDATING: Final = timedelta(minutes=5)
 _MAX_COMMON_NAME: Final = 64  # RFC 5280 appendix A.1, ub-common-name
-_MAX_HOST: Final = 253  # RFC 1035 §2.3.4, less the two bytes that a text does not have
-_LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-_HOST: Final = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,12 +188,6 @@ def _names(spiffe_id: str | None, dns: Sequence[str], ips: Sequence[str]) -> lis
         raise ValueError("DNS names and IP addresses are lists, also where there is only one")
     if spiffe_id is not None:
         check_spiffe_id(spiffe_id)
-    for name in dns:
-        if len(name) > _MAX_HOST or not _HOST.fullmatch(name):
-            raise ValueError(
-                f"{name!r} is not a host name: letters, digits, dashes and dots; an international one is "
-                "written xn--…, and *. stands for one whole label in front"
-            )
     return [
         *([] if spiffe_id is None else [x509.UniformResourceIdentifier(spiffe_id)]),
         *(x509.DNSName(name) for name in dns),
