@@ -56,10 +56,10 @@ def test_while_a_fleet_seals_and_the_ring_rotates_every_token_opens_at_once(watc
             reader.start()
         kids = [manager.keyring.keys[0].kid]
         for _ in range(3):
-            until(lambda: opened.count(kids[-1]) >= 6)
+            until(lambda: opened.count(kids[-1]) >= 3)
             kids.append(manager.rotate())
             until(lambda: states(manager)[-1] == "primary")
-        until(lambda: opened.count(kids[-1]) >= 6)
+        until(lambda: opened.count(kids[-1]) >= 3)
         for process in fleet:
             process.stdin.close()
         for reader in readers:
