@@ -8,12 +8,14 @@ not found.
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Final
+from urllib.parse import quote, quote_plus
 
 from secmiddleware.fields.json_reading import SCALAR, STRING, WS, text_of_string
 from secmiddleware.messages import Headers
@@ -130,14 +132,20 @@ def _as_floats_are_written(number: bytes) -> bytes:
     return number
 
 
+_LOOKS_ESCAPED: Final = re.compile(r"[\\&%+]")
+
+
 def _spellings(text: str) -> Iterator[bytes]:
     as_is = text.encode("utf-8")
     yield as_is
-    # Where the text itself looks escaped, unescaping changes it once, or not at all.
-    yield as_is.replace(b"+", b" ")
     yield _unescaped(as_is)
     yield json.dumps(text).encode("ascii")[1:-1]
     yield json.dumps(text, ensure_ascii=False).encode("utf-8")[1:-1]
+    if _LOOKS_ESCAPED.search(text) is not None:
+        # Undoing the app's escapes would undo the text's own with them: it is looked for as it was escaped.
+        for escaped in (html.escape(text), html.escape(text, quote=False), quote(text), quote(text, safe="")):
+            yield escaped.encode("utf-8")
+        yield quote_plus(text).encode("ascii")
     with suppress(UnicodeEncodeError):
         yield text.encode("latin-1")  # as frameworks write headers
 

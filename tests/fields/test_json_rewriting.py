@@ -100,27 +100,10 @@ def test_what_is_json_stays_and_what_is_not_is_refused(path):
 @pytest.mark.parametrize(
     "body",
     [
-        b"",
-        b" ",
-        b"NaN",
-        b'{"a":Infinity}',
-        b'{"a":1}\x00',
-        b'{"a":1}{}',
-        b"{'a':1}",
-        b'{"a":1,}',
-        b'"\xff"',
-        b'"\t"',
-    ]
-    + ['{"a":1}'.encode(coding) for coding in ("utf-16", "utf-16-le", "utf-32", "utf-8-sig")][:3]
-    + [
-        b'{"a":01}',
-        b'{"a":+1}',
-        b'/**/{"a":1}',
-        b'"\\x"',
-        b'"\\ud80"',
-        b'"\\ud8zz"',
-        b"\xef\xbb\xbf",
-        b'"\\ud800',
+        *(b"", b" ", b"NaN", b'{"a":Infinity}', b'{"a":1}\x00', b'{"a":1}{}', b"{'a':1}", b'{"a":1,}'),
+        *(b'"\xff"', b'"\t"', b'{"a":01}', b'{"a":+1}', b'/**/{"a":1}', b'"\\x"', b'"\\ud80"', b'"\\ud8zz"'),
+        *(b"\xef\xbb\xbf", b'"\\ud800'),
+        *('{"a":1}'.encode(coding) for coding in ("utf-16", "utf-16-le", "utf-32")),
     ],
 )
 def test_what_some_parsers_forgive_is_refused(body):
@@ -178,7 +161,7 @@ def inside_another(node, nodes):
 
 # Set these to repeat a failure, or to search for longer.
 SEED = int(os.environ.get("FUZZ_SEED", random.SystemRandom().randrange(1 << 32)))
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "10"))
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "4"))
 
 
 def test_random_documents_have_the_hits_that_an_independent_walker_finds():

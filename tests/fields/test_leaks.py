@@ -108,6 +108,7 @@ TEXTS += [
     "\\u0041 & \\n ü",
     "&amp; not & an <entity>",
     "per%cent%20 ü+ü",
+    "O'Brien\n& Sons",
 ]
 
 
@@ -215,6 +216,20 @@ def test_every_value_inside_an_opened_one_is_looked_for(value):
     assert leaves(value, b'{"error":"bad ssn"}').refusal is None
 
 
+ODD = st.lists(
+    st.sampled_from([*list("ab4159;x#nu \\%&+'\"<>é😀\n"), "%41", "&amp;", "&#65;", "\\u0041", "\\n"]),
+    min_size=6,
+).map("".join)
+
+
+@given(ODD, st.sampled_from([str, json.dumps, html.escape, quote, quote_plus]))
+@settings(max_examples=300, deadline=None)
+def test_a_value_that_looks_escaped_itself_is_found_when_it_is_escaped(text, spell):
+    guard = LeakGuard([("f", json.dumps(text).encode())])
+    assert guard.found_in_body([b"<", spell(text).encode(), b">"]) == "f"
+    assert guard.found_in_body([json.dumps([text], ensure_ascii=False).encode()]) == "f"
+
+
 def test_names_of_members_are_no_secret():
     assert leaves('{"birthday":"2001-02-03"}', b'{"missing":"birthday"}').refusal is None
 
@@ -228,6 +243,11 @@ def test_below_six_bytes_nothing_is_looked_for(value):
     answer = leaves(value, body)
     assert answer.refusal is None
     assert answer.pieces[0] is body
+
+
+def test_a_short_value_is_not_looked_for_though_its_escape_is_long():
+    assert leaves('"é"', b'["\\u00e9"]').refusal is None
+    assert leaves('"\\u00e9"', b'["\\u00e9"]').refusal is None
 
 
 @pytest.mark.parametrize("text", ["123456", "ééé", "a\nb\tcd", '"quote'])
@@ -304,6 +324,14 @@ def test_many_values_are_looked_for_as_few_are():
         assert guard.found_in_body([odd + value.encode() + odd]) == "pan"
         assert guard.found_in_headers(((b"x", value.encode()),)) == "pan"
         assert guard.found_in_body([value.replace("-", "%2d").encode()]) == "pan"
+
+
+def test_of_values_that_begin_each_other_the_shortest_is_found_among_many():
+    values = ["cccccc", "ccccccb", "ccccccbb", "ccccccd"]
+    guard = LeakGuard([("f", json.dumps(value).encode()) for value in values] + filler())
+    for text in (b"cccccc", b"xccccccc", b"ccccccbc", b"cccccca", b"ccccccz"):
+        assert guard.found_in_body([text]) == "f"
+    assert guard.found_in_body([b"ccccc ccccc"]) is None
 
 
 ALPHABET = st.sampled_from(["a", "b", "aa", "ab", "ba", '"', "\\", "é", "&", "%41", "+", " ", "\n"])

@@ -368,6 +368,17 @@ def test_a_body_of_any_other_media_type_is_refused_though_it_is_json(kind):
         assert request(DECRYPT, body, headers=typed(kind), length=length).code == "payload_encoding"
 
 
+def test_a_body_that_could_not_be_read_is_refused_before_it_comes():
+    for headers in (typed(b"text/html"), (*JSON, (b"content-encoding", b"gzip"))):
+        flow = Plan.compile(DECRYPT, MAX_BODY).request_flow(exchange())
+        head = RequestHead("http", "POST", "https", "/", headers=(*headers, (b"content-length", b"9")))
+        assert list(flow.start(head)) == [Refusal("payload_encoding")]
+        flow = Plan.compile(DECRYPT, MAX_BODY).request_flow(exchange())
+        assert list(flow.start(RequestHead("http", "POST", "https", "/", headers=headers))) == []
+        assert list(flow.feed(b"")) == []
+        assert list(flow.feed(b"{")) == [Refusal("payload_encoding")]
+
+
 def test_several_media_types_are_refused_unless_they_are_the_same():
     body = b'{"ssn":%s}' % TOKENS[1]
     assert (

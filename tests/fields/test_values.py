@@ -245,6 +245,13 @@ def test_a_field_opens_its_own_format_and_what_it_is_told_to_and_nothing_else():
     assert asked(old, request="encrypt", also_open=("fernet",)) == old
 
 
+def test_what_looks_like_a_token_of_a_format_that_a_field_has_not_is_a_value_to_it():
+    strange = fernet()
+    assert unseal(asked(strange, request="encrypt")) == strange
+    assert unseal(answered(strange, response="encrypt")) == strange
+    assert answered(strange, response="decrypt").code == "seal_failed"
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
