@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from secmiddleware.fields.heads import (
     AmbiguousHeader,
+    body_from_elsewhere,
     declared_length,
     for_one_caller,
     for_readable_answer,
@@ -283,6 +284,8 @@ class ResponseFlow(_Holding):
         # A part is no JSON, and cannot be searched for a value that lies across its edge.
         if head.status == 206 or header_values(head.headers, b"content-range"):
             return self._refuse(Refusal("seal_failed", "content-range"))
+        if (handed_over := body_from_elsewhere(head.headers)) is not None:
+            return self._refuse(Refusal("seal_failed", handed_over))
         try:
             too_large = (declared_length(head.headers) or 0) > self._limit
         except AmbiguousHeader as ambiguous:

@@ -19,6 +19,9 @@ _DIGESTS: Final = (b"content-digest", b"repr-digest", b"digest", b"content-md5")
 _PARTS: Final = (b"range", b"if-range")
 _LENGTHS: Final = (b"content-length", b"transfer-encoding")
 
+# nginx; Apache and others; lighttpd. Such a file goes past us, as `http.response.pathsend` would.
+_FILES: Final = (b"x-accel-redirect", b"x-sendfile", b"x-lighttpd-send-file")
+
 # What some caches heed before Cache-Control; a CDN's own `…-cdn-cache-control` is found by its ending.
 _CACHING: Final = (b"cache-control", b"surrogate-control", b"edge-control", b"x-accel-expires")
 
@@ -84,6 +87,11 @@ def _is_harmless(parameter: bytes, value: bytes) -> bool:
     if parameter.partition(b"*")[0] != b"charset":
         return True
     return parameter == b"charset" and value.strip(b'"') in (b"utf-8", b"utf8")
+
+
+def body_from_elsewhere(headers: Headers) -> str | None:
+    """The header of a response that has a proxy send a file in place of the body; None where none does."""
+    return next((name.decode("ascii") for name, _ in headers if name in _FILES), None)
 
 
 def with_length(headers: Headers, length: int) -> Headers:

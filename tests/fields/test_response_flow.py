@@ -194,6 +194,19 @@ def test_a_part_of_a_body_does_not_leave(places):
     assert response(places, b"{}", headers=headers).refusal == Refusal("seal_failed", "content-range")
 
 
+@pytest.mark.parametrize("name", [b"x-accel-redirect", b"x-sendfile", b"x-lighttpd-send-file"])
+def test_a_file_that_a_proxy_would_send_past_us_does_not_leave(name):
+    headers = (*JSON, (name, b"/protected/customers.json"))
+    for body in (b"", b"{}"):
+        assert response(SEAL, body, headers=headers).refusal == Refusal("seal_failed", name.decode())
+    guarded = [place("$.t", request="decrypt")]
+    within = having_opened(guarded, SSN)
+    assert response(guarded, b"", headers=headers, within=within).refusal == Refusal(
+        "seal_failed", name.decode()
+    )
+    assert response(guarded, b"", headers=headers).headers is headers
+
+
 @BOTH
 def test_a_body_over_the_limit_does_not_leave(places):
     late = Refusal("seal_failed", "service.max_body")
