@@ -140,8 +140,6 @@ class _Scanner:
             self._note(path)
         else:
             self._give(path)
-            if path in self._lengths:
-                path = (*path, self._lengths[path] - 1)
         self._skip(_SPACES)
         if not self._accept(close):
             raise _Unreadable

@@ -12,11 +12,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+from pydantic import ValidationError
 from settings.documents import FIELD, FULL, KEYS, MTLS, SERVICE
 
 from secmiddleware.errors import ConfigError
 from secmiddleware.settings import load
-from secmiddleware.settings.models import RotationSettings
+from secmiddleware.settings.models import KeysSettings, MtlsSettings, RotationSettings
 
 SECRET = "hunter2-c2VjcmV0"
 
@@ -454,3 +455,11 @@ def test_settings_do_not_show_a_secret(place):
         "hunter2"
         not in repr(rotation) + str(rotation) + str(rotation.model_dump()) + rotation.model_dump_json()
     )
+
+
+@pytest.mark.parametrize("model", [RotationSettings, MtlsSettings, KeysSettings])
+def test_the_models_alone_repeat_no_value_either(model):
+    wrong = dict.fromkeys(model.model_fields, SECRET) | {SECRET[:3]: SECRET}
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate(wrong)
+    assert SECRET not in str(caught.value)

@@ -35,7 +35,7 @@ def test_durations_have_a_number_and_a_unit(text, duration):
      "1y", "36501d", "9" * 12 + "w", "9" * 5000 + "s", "PT30S"],
 )  # fmt: skip
 def test_whatever_else_is_no_duration_and_is_not_repeated(text):
-    with pytest.raises(ValueError, match="^must ") as caught:
+    with pytest.raises(ValueError, match=r"^must ") as caught:
         parse_duration(text)
     assert len(text) < 4 or text not in str(caught.value)
 
@@ -56,7 +56,7 @@ def test_sizes_have_a_binary_unit(text, size):
 
 @pytest.mark.parametrize("text", ["", "1", "4MB", "4mib", "4 MiB", "-1B", "1.5MiB", "1TiB", "٤MiB", "1B\n"])
 def test_whatever_else_is_no_size(text):
-    with pytest.raises(ValueError, match="^must "):
+    with pytest.raises(ValueError, match=r"^must "):
         parse_size(text)
 
 
