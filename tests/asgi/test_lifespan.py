@@ -41,11 +41,18 @@ def manager(settings: dict[str, Any], keys: dict[str, str]) -> Iterator[Security
 class Lifespan:
     """A server's side of one lifespan."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, watched: SecurityManager | None = None) -> None:
+        self.running: list[bool | None] = []
+        self._watched = watched
         self.scope: dict[str, Any] = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
         self.to_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.from_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self.task = asyncio.create_task(app(self.scope, self.to_app.get, self.from_app.put))
+        self.task = asyncio.create_task(app(self.scope, self.to_app.get, self._hear))
+
+    async def _hear(self, message: dict[str, Any]) -> None:
+        """A server may act on a message at once; `running` tells how the watched manager was just then."""
+        self.running.append(self._watched and self._watched.running)
+        await self.from_app.put(message)
 
     async def say(self, event: str) -> dict[str, Any]:
         """Tell the app, and get what it answers; the type is empty where it ends without an answer."""
@@ -83,13 +90,13 @@ def test_it_is_started_before_the_app_and_stopped_after_it(manager: SecurityMana
     app = Living(manager)
 
     async def life() -> None:
-        server = Lifespan(protected(app, manager))
+        server = Lifespan(protected(app, manager), manager)
         assert await server.say("startup") == {"type": "lifespan.startup.complete"}
         assert manager.running
-        answer = await server.say("shutdown")
-        # A server may end the process as soon as it hears this: by then all of ours is over.
-        assert (answer["type"], manager.running) == ("lifespan.shutdown.complete", False)
+        assert await server.say("shutdown") == {"type": "lifespan.shutdown.complete"}
         await server.task
+        # A server may end the process as soon as it hears of the end: by then all of ours is over.
+        assert server.running == [True, False]
 
     asyncio.run(life())
     assert app.notes == [("startup", True), ("shutdown", True)]
@@ -170,12 +177,12 @@ def test_an_app_that_fails_to_start_is_heard_and_ours_is_stopped(manager: Securi
 
 def test_an_app_that_fails_to_stop_is_heard_and_ours_is_stopped(manager: SecurityManager) -> None:
     async def life() -> None:
-        server = Lifespan(protected(Living(manager, failing="shutdown"), manager))
+        server = Lifespan(protected(Living(manager, failing="shutdown"), manager), manager)
         await server.say("startup")
         answer = await server.say("shutdown")
         assert answer == {"type": "lifespan.shutdown.failed", "message": "no shutdown today"}
-        assert not manager.running
         await server.task
+        assert server.running == [True, False]
         assert server.from_app.empty()
 
     asyncio.run(life())
@@ -264,6 +271,8 @@ def lifespan_of(app: Any) -> dict[str, Any]:
     async def life() -> dict[str, Any]:
         server = Lifespan(app)
         answer = await server.say("startup")
+        if answer["type"] == "lifespan.startup.complete":
+            await server.say("shutdown")
         await server.task
         return answer
 

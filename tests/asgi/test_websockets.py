@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from servers.pki import Pki
 from servers.serving import protected
 
-from asgi.calling import call, http_scope
+from asgi.calling import Call, call, http_scope
 
 CONNECT = {"type": "websocket.connect"}
 
@@ -35,6 +36,26 @@ def test_a_refused_websocket_without_a_denial_response_is_closed_with_1008_and_t
     done = call(protected(app, pki.settings()), scope(**extensions), CONNECT)
     assert done.sent == [{"type": "websocket.close", "code": 1008, "reason": "certificate_missing"}]
     assert app.scopes == []
+
+
+@pytest.mark.parametrize("extensions", [{}, {"websocket.http.response": {}}])
+def test_a_refusal_is_sent_after_the_server_has_said_that_a_client_connects(
+    pki: Pki, extensions: dict[str, Any]
+) -> None:
+    order: list[str] = []
+
+    class Server(Call):
+        async def receive(self) -> dict[str, Any]:
+            message = await super().receive()
+            order.append(message["type"])
+            return message
+
+        async def send(self, message: dict[str, Any]) -> None:
+            order.append(message["type"])
+
+    asyncio.run(Server(scope(extensions=extensions), CONNECT).to(protected(Called(), pki.settings())))
+    assert order[0] == "websocket.connect"
+    assert len(order) > 1
 
 
 def test_where_it_is_offered_the_denial_response_is_the_problem(pki: Pki) -> None:
