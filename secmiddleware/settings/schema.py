@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 from datetime import timedelta
-from importlib.resources import files
 from typing import Any, Final
 
 from pydantic import SecretStr
@@ -31,11 +30,6 @@ def make_schema() -> dict[str, Any]:
         section.pop("default", None)
     about = {"title": "secmiddleware.toml", "description": "The settings of secmiddleware."}
     return {"$schema": _DIALECT, **schema, **about}
-
-
-def shipped_schema() -> str:
-    """The text of the `schema.json` that ships in the package."""
-    return (files("secmiddleware.settings") / "schema.json").read_text(encoding="utf-8")
 
 
 def write_schema(schema: dict[str, Any]) -> str:

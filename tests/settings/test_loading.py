@@ -234,16 +234,16 @@ def test_a_byte_order_mark_and_windows_line_ends_are_nothing(place):
 
 def test_no_hostile_text_costs_more_than_a_moment(place):
     for text in (
-        "a" * 300_000,
-        "a." * 150_000,
-        '"' * 300_000,
-        "x = '''" + "''" * 150_000,
-        'x = """' + '\\"' * 150_000,
-        "x = [" + "[]," * 100_000 + "]",
-        "x = [" + '"a",' * 75_000,
-        "[a]\n" * 75_000,
-        "[[a]]\n" * 50_000,
-        "x = " + "9" * 300_000,
+        "a" * 120_000,
+        "a." * 60_000,
+        '"' * 120_000,
+        "x = '''" + "''" * 60_000,
+        'x = """' + '\\"' * 60_000,
+        "x = [" + "[]," * 40_000 + "]",
+        "x = [" + '"a",' * 30_000,
+        "[a]\n" * 30_000,
+        "[[a]]\n" * 20_000,
+        "x = " + "9" * 120_000,
     ):
         start = time.process_time()
         assert place.findings(text)
