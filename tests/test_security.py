@@ -18,6 +18,8 @@ from secmiddleware.cli.init import Starter, make_starter
 from secmiddleware.errors import ConfigError, SecMiddlewareError
 from secmiddleware.settings import load
 
+Threads = Callable[[], list[str]]
+
 
 @pytest.fixture(scope="module")
 def starter(tmp_path_factory: pytest.TempPathFactory) -> Starter:
@@ -40,8 +42,16 @@ def _mapping(starter: Starter, **more: Any) -> dict[str, Any]:
     } | more
 
 
-def _threads() -> set[str]:
-    return {thread.name for thread in threading.enumerate() if thread.name.startswith("secmiddleware")}
+@pytest.fixture
+def threads() -> Threads:
+    """The names of our threads that have begun since the test did, and have not ended."""
+    before = set(threading.enumerate())
+
+    def since() -> list[str]:
+        begun = set(threading.enumerate()) - before
+        return sorted(thread.name for thread in begun if thread.name.startswith("secmiddleware"))
+
+    return since
 
 
 def _eventually(fact: Callable[[], object], seconds: float = 5.0) -> None:
@@ -51,24 +61,24 @@ def _eventually(fact: Callable[[], object], seconds: float = 5.0) -> None:
         time.sleep(0.01)
 
 
-def test_the_constructor_validates_and_starts_nothing(starter: Starter) -> None:
+def test_the_constructor_validates_and_starts_nothing(starter: Starter, threads: Threads) -> None:
     manager = SecurityManager.from_config(starter.settings, {})
     assert not manager.running
-    assert _threads() == set()
+    assert threads() == []
     assert manager.snapshot.keyring is None
 
 
-def test_start_and_stop_may_be_called_twice_and_again(starter: Starter) -> None:
+def test_start_and_stop_may_be_called_twice_and_again(starter: Starter, threads: Threads) -> None:
     manager = SecurityManager.from_config(starter.settings, {})
     for _ in range(3):
         manager.start()
         manager.start()
         assert manager.running
-        assert _threads() == {"secmiddleware-rotation"}
+        assert threads() == ["secmiddleware-rotation"]
         manager.stop()
         manager.stop()
         assert not manager.running
-        _eventually(lambda: _threads() == set())
+        _eventually(lambda: threads() == [])
 
 
 def test_a_stop_without_a_start_does_nothing(starter: Starter) -> None:
@@ -92,16 +102,15 @@ def test_it_is_a_context_manager_sync_and_async(starter: Starter) -> None:
     asyncio.run(inside())
 
 
-def test_many_threads_that_start_at_once_start_one_line(starter: Starter) -> None:
+def test_many_threads_that_start_at_once_start_one_line(starter: Starter, threads: Threads) -> None:
     manager = SecurityManager.from_config(starter.settings, {})
-    threads = [threading.Thread(target=manager.start) for _ in range(16)]
-    for thread in threads:
+    starters = [threading.Thread(target=manager.start) for _ in range(16)]
+    for thread in starters:
         thread.start()
-    for thread in threads:
+    for thread in starters:
         thread.join()
     try:
-        names = [thread.name for thread in threading.enumerate() if thread.name == "secmiddleware-rotation"]
-        assert len(names) == 1
+        assert threads() == ["secmiddleware-rotation"]
     finally:
         manager.stop()
 
@@ -125,7 +134,9 @@ def test_every_mistake_is_raised_at_once(starter: Starter) -> None:
     }
 
 
-def test_a_start_that_fails_leaves_it_stopped_and_says_why(starter: Starter, tmp_path: Path) -> None:
+def test_a_start_that_fails_leaves_it_stopped_and_says_why(
+    starter: Starter, tmp_path: Path, threads: Threads
+) -> None:
     forged = tmp_path / "keyring.json"
     forged.write_bytes((starter.state / "keyring.json").read_bytes().replace(b'"gen"', b'"gem"'))
     forged.chmod(0o600)
@@ -138,7 +149,7 @@ def test_a_start_that_fails_leaves_it_stopped_and_says_why(starter: Starter, tmp
     with pytest.raises(SecMiddlewareError, match="ring"):
         manager.start()
     assert not manager.running
-    assert _threads() == set()
+    assert threads() == []
 
 
 def test_a_callback_that_is_not_there_stops_the_start_and_names_its_key(starter: Starter) -> None:
@@ -148,13 +159,13 @@ def test_a_callback_that_is_not_there_stops_the_start_and_names_its_key(starter:
     assert not manager.running
 
 
-def test_without_keys_there_is_no_ring_and_no_thread(starter: Starter) -> None:
+def test_without_keys_there_is_no_ring_and_no_thread(starter: Starter, threads: Threads) -> None:
     settings = _mapping(starter)
     del settings["keys"]
     with SecurityManager.from_config(settings, {}) as manager:
         assert manager.encryption is None
         assert manager.snapshot.keyring is None
-        assert _threads() == set()
+        assert threads() == []
         assert manager.status()["encryption"] is None
         manager.look_soon()
 

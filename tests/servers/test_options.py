@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 import socket
@@ -57,7 +58,10 @@ def test_a_uvicorn_of_ones_own_knows_who_is_calling(folder: Path, pki: Pki, work
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "shop.py", str(port), str(workers)], cwd=folder, stderr=subprocess.DEVNULL
+        [sys.executable, "shop.py", str(port), str(workers)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(folder), os.environ.get("PYTHONPATH", "")))},
+        stderr=subprocess.DEVNULL,
     )
     try:
         until(lambda: _listens(port) or process.poll() is not None, "it listens")
