@@ -1,4 +1,4 @@
-"""Websockets at the gate, where a server offers no denial response, or the client is gone already."""
+"""Websockets at the gate, message by message: with a denial response, and where a server offers none."""
 
 from __future__ import annotations
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import ssl
+import struct
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from datetime import timedelta
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 import pytest
@@ -160,6 +163,37 @@ def test_pipelined_requests_are_judged_one_by_one(port: int, pki: Pki, echo: Ech
         stream.close()
     assert re.findall(rb"HTTP/1\.1 (\d+)", text) == [b"200", b"403", b"200"]
     assert echo.calls == ["/orders", "/orders/2"]
+
+
+def test_the_body_of_a_refused_request_is_not_taken_for_another_request(
+    port: int, pki: Pki, echo: Echo
+) -> None:
+    smuggled = request("/healthz")
+    with Connection(port, pki.client(None)) as connection:
+        # Refused by its head alone; its body comes afterwards.
+        connection.send(request("/orders", method="POST", headers=[("content-length", str(len(smuggled)))]))
+        assert connection.response().status == 401
+        with suppress(OSError, HTTPException):  # a server may also close the connection
+            connection.send(smuggled)
+            assert connection.ask("/maybe/x").json["identity"] is None
+    assert echo.calls in ([], ["/maybe/x"])
+
+
+def test_clients_that_say_nothing_or_go_in_the_middle_of_a_handshake_disturb_nobody(
+    port: int, pki: Pki
+) -> None:
+    with ExitStack() as stack:
+        for data in (b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 300):
+            rude = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            rude.sendall(data)
+            gone = socket.create_connection(("127.0.0.1", port))
+            gone.sendall(data)
+            # Reset, not closed.
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            gone.close()
+        for _ in range(5):
+            Connection(port, pki.client("shop/bob")).tls.close()  # it had nothing to ask
+        assert ask(port, pki.client("shop/alice")).json["identity"] == pki.spiffe("shop/alice")
 
 
 @pytest.mark.parametrize("tls", ["1.2", "1.3"])
