@@ -193,7 +193,7 @@ def _head_of(scope: Scope) -> RequestHead:
         root_path=scope.get("root_path", ""),
         query=scope.get("query_string", b""),
         http_version=scope.get("http_version", "1.1"),
-        headers=tuple((name, value) for name, value in scope["headers"]),
+        headers=tuple((bytes(name).lower(), bytes(value)) for name, value in scope["headers"]),
         peer=Peer(client[0], client[1]) if client else Peer(),
         presented=presented_in(scope),
     )

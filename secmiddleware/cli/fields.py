@@ -11,7 +11,7 @@ import click
 
 from secmiddleware.cli.console import config_option
 from secmiddleware.cli.keys import opened_ring
-from secmiddleware.errors import ConfigError, Finding, TokenError
+from secmiddleware.errors import ConfigError, Finding
 
 if TYPE_CHECKING:
     from secmiddleware.encryption.tokens import Format
@@ -106,9 +106,7 @@ def open_token(field: str, config: Path, tenant: str | None, caller: str | None)
     token = _read().strip(b' \t\r\n"')
     ring = opened_ring(config)
     formats = (rule.format, *rule.also_open)
-    fits = next((name for name in formats if looks_like_token(token, _format(name))), None)
-    if fits is None:
-        raise TokenError("the token does not open here")
+    fits = next((name for name in formats if looks_like_token(token, _format(name))), rule.format)
     click.echo(ring.open(field, token, **bound, format=_format(fits)))
 
 

@@ -163,6 +163,7 @@ class Tour:
             f"{calls} calls were made, {len(failures)} failed. New tokens carry {seen}, no more {before}."
         )
         self._expect(not failures, f"no failure; the first: {failures[:1]}")
+        self._client.close()  # idle meanwhile, perhaps for longer than the server keeps a connection
         self._say("The token of before still opens, and what comes back is sealed with the new key:")
         call = self._show(self._client.call("POST", "/customers", self._customer("Grace", self._token)))
         self._expect(call.status == 201, "status 201")

@@ -39,6 +39,9 @@ _PROMPT: Final = timedelta(milliseconds=500)
 _PAUSE_SECONDS: Final = 0.002
 """By which the longest pause between two attempts grows: about the time one write to a disk takes."""
 
+_chance: Final = random.SystemRandom()
+"""Without a state, which a fork would copy and which an app may have seeded."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeyPolicy:
@@ -168,7 +171,7 @@ class RingRecord:
             if self._write(step(self.known().document), self._opened_root(), fence):
                 return
             # Those who lost together would meet again together.
-            time.sleep(random.uniform(0, _PAUSE_SECONDS * attempt))  # noqa: S311  (spreads, hides nothing)
+            time.sleep(_chance.uniform(0, _PAUSE_SECONDS * attempt))
             self.take_in()
         raise StoreUnavailable(f"others were faster in writing ring {self.ring} {_ATTEMPTS} times")
 

@@ -35,6 +35,9 @@ _STOP_SECONDS: Final = 0.08
 
 _Call = Literal["look", "tend", "stop"]
 
+_chance: Final = random.SystemRandom()
+"""Without a state, which a fork would copy and which an app may have seeded."""
+
 _logger: Final = logging.getLogger("secmiddleware.rotation")
 
 
@@ -198,7 +201,7 @@ class RotationLine:
                 callback.tell(transition)
 
     def _pause(self) -> float:
-        pause = self._interval * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  (spreads, hides nothing)
+        pause = self._interval * _chance.uniform(1 - _JITTER, 1 + _JITTER)
         change = self._manager.seconds_to_change()
         return pause if change is None else max(_SHORTEST_SECONDS, min(pause, change))
 

@@ -217,8 +217,11 @@ def test_a_fernet_field_seals_what_fernet_is(config: Path) -> None:
 def test_a_field_that_also_opens_fernet_opens_its_own_and_no_other_fields(config: Path) -> None:
     with SecurityManager.from_config(config, {}) as manager:
         assert manager.encryption is not None
-        own = manager.encryption.seal("moving", VALUE, format="fernet")
+        own, unheard_of = (
+            manager.encryption.seal(field, VALUE, format="fernet") for field in ("moving", "ssn")
+        )
     assert opened(config, own, "moving").stdout == VALUE + b"\n"
+    assert opened(config, unheard_of, "ssn").err == VAGUE
     assert opened(config, seal(config, VALUE, "old").stdout, "moving").err == VAGUE
     assert opened(config, own, "ssn").err == VAGUE
 

@@ -59,11 +59,13 @@ def test_every_help_has_examples_that_are_written_as_the_command_reads_them(word
         ]
         assert examples
         for example in examples:
+            assert example.startswith(("secmiddleware ", "echo ", "SECMIDDLEWARE__")), "a line of its own"
             # Behind it may stand what it does, in a column of its own.
             typed = shlex.split(example.partition("secmiddleware ")[2].partition("    ")[0])
             named = max((name for name in all_commands() if tuple(typed[: len(name)]) == name), key=len)
             assert named[: len(words)] == words
             command = all_commands()[named]
+            assert not isinstance(command, click.Group)
             context = click.Context(command, help_option_names=["-h", "--help"])
             command.make_parser(context).parse_args(typed[len(named) :])
 

@@ -6,6 +6,7 @@ import os
 import resource
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,39 @@ def test_of_several_that_start_at_once_one_wins(tmp_path: Path) -> None:
     assert "".join(said).count("Error: nothing was made, for this is there already") == 3
     assert set(tree(tmp_path / "app")) == MADE
     assert inside("check", config=tmp_path / "app" / "secmiddleware.toml").status == 0
+
+
+# Stands in for another process that is faster: it acts at the worst moment, when the way was seen to be clear.
+FASTER = """
+import os, subprocess, sys
+from secmiddleware.cli import main
+
+def meanwhile(event, arguments):
+    global act
+    if event in ("os.mkdir", "open") and str(arguments[0]).endswith(sys.argv[1]) and act:
+        act, args = None, act
+        subprocess.run(args, check=True, stdout=subprocess.DEVNULL)
+
+act = sys.argv[2:]
+sys.addaudithook(meanwhile)
+main(["init", "."])
+"""
+
+
+@pytest.mark.parametrize("name", IN_THE_WAY)
+def test_what_comes_in_the_way_at_the_last_moment_stays_as_it_is(tmp_path: Path, name: str) -> None:
+    other = [*OURS, "init", "."] if name == "pki" else ["sh", "-c", f"echo mine > {name}"]
+    command = [sys.executable, "-c", FASTER, name, *other]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"Error: nothing was made, for this is there already: {name}\n"
+    if name == "pki":
+        assert set(tree(tmp_path)) == MADE
+        assert inside("check", config=tmp_path / "secmiddleware.toml").status == 0
+    else:
+        assert tree(tmp_path) == {name: b"mine\n"}
 
 
 def test_a_folder_that_holds_an_app_keeps_it(tmp_path: Path) -> None:
