@@ -209,7 +209,7 @@ def test_of_several_that_start_at_once_one_wins(tmp_path: Path) -> None:
     assert inside("check", config=tmp_path / "app" / "secmiddleware.toml").status == 0
 
 
-# Stands in for another process that is faster: it acts at the worst moment, when the way was seen to be clear.
+# Stands in for another process that is faster: it acts at the worst moment, when the way seems clear.
 FASTER = """
 import os, subprocess, sys
 from secmiddleware.cli import main
