@@ -32,6 +32,7 @@ from cli.command import (
     until,
 )
 from secmiddleware.cli.demo import _APP, _STOP_SECONDS, _app_dir
+from secmiddleware.cli.tour import _ROTATION_SECONDS
 
 STEPS = (
     "a. A call without a certificate",
@@ -178,7 +179,10 @@ def test_a_server_that_dies_under_running_calls_is_not_as_told(tmp_path: Path) -
     with demo(tmp_path) as shown:
         shown.until("$ secmiddleware keys rotate\n")
         os.kill(shown.server(), signal.SIGKILL)
+        since = time.monotonic()
         assert shown.ends() == 1
+        # For so long a new key would be waited for.
+        assert time.monotonic() - since < _ROTATION_SECONDS
         last = shown.text().splitlines()[-1]
         assert last.startswith("   NOT AS TOLD: a call failed: ")
         assert "Traceback" not in shown.text()
