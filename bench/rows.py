@@ -17,11 +17,12 @@ from starlette.routing import Route
 
 from bench.measure import Row, Step
 from bench.world import World
-from secmiddleware.asgi import App, Message, Scope, SecMiddleware
+from secmiddleware.asgi import SecMiddleware
 from secmiddleware.encryption.keyring import Context, Keyring
 from secmiddleware.fields.json_rewriting import Locator, splice
 from secmiddleware.fields.marks import Mark
 from secmiddleware.messages import PRESENTED_KEY
+from secmiddleware.scopes import App, Message, Scope
 from secmiddleware.security import SecurityManager
 
 VALUE = b'"123-45-6789"'

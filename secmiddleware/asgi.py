@@ -9,42 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
-from datetime import UTC, datetime
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from secmiddleware.engine import Admission, admit
+from secmiddleware.engine import Admission
 from secmiddleware.errors import SecMiddlewareError
 from secmiddleware.fields.flows import Flow
-from secmiddleware.identity.presentation import hands_over, presented_in
+from secmiddleware.identity.presentation import hands_over
 from secmiddleware.messages import (
-    IDENTITY_KEY,
-    PRESENTED_KEY,
     Body,
     Event,
     Head,
-    Identity,
-    Peer,
-    Presented,
     Refusal,
     RequestHead,
     ResponseHead,
 )
+from secmiddleware.scopes import App, Message, Receive, Scope, Send, head_of, route_of, show
 from secmiddleware.security import SecurityManager
 from secmiddleware.settings.models import Settings
 from secmiddleware.telemetry.audit import AuditObserver
-from secmiddleware.telemetry.observer import ExchangeRecord, Observation, Observer
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from secmiddleware.telemetry.observer import ExchangeRecord, Observation, Observer, Stage
 
 logger = logging.getLogger("secmiddleware.asgi")
 
@@ -55,6 +42,8 @@ _HARMLESS_EXTENSION: Final = "tls"
 
 # 10 MB of JSON take 25 to 150 ms of CPU: from here on the loop serves others meanwhile.
 _LARGE_BYTES: Final = 256 * 1024
+
+_SWITCHING_PROTOCOLS: Final = 101  # RFC 9110 §15.2.2: what a websocket begins with
 
 
 class SecMiddleware:
@@ -75,7 +64,6 @@ class SecMiddleware:
         observer: Observer | None = None,
     ) -> None:
         self.app = app
-        self._observer: Observer = observer or AuditObserver()
         self._silent_server_told = False
         self._manager: SecurityManager | None = None
         self._unusable: SecMiddlewareError | None = None
@@ -83,6 +71,8 @@ class SecMiddleware:
             self._manager = SecurityManager.of(config)
         except SecMiddlewareError as error:
             self._unusable = error
+        watching = AuditObserver() if self._manager is None else self._manager.observer
+        self._observer: Observer = observer or watching
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One scope: a lifespan, an HTTP request or a websocket."""
@@ -117,7 +107,7 @@ class SecMiddleware:
 
     async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_ns = time.time_ns()
-        head = _head_of(scope)
+        head = head_of(scope)
         verdict: Admission | Refusal
         manager: SecurityManager | None = None
         try:
@@ -126,19 +116,23 @@ class SecMiddleware:
             logger.exception("a request came where the settings cannot be used; it is refused")
             verdict = Refusal("internal_error")
         else:
-            verdict = admit(head, manager.snapshot, datetime.now(UTC))
+            verdict = manager.admit(head)
             self._tell_of_a_silent_server(scope)
         observation = self._observer.begin(head, verdict, started_ns)
         answer = _Answer(scope, receive, send, observation)
+        error: str | None = None
         try:
             if isinstance(verdict, Refusal):
                 await answer.refuse(verdict)
             else:
                 await self._admitted(verdict, scope, receive, answer, observation)
+        except Exception as raised:
+            error = f"{type(raised).__module__}.{type(raised).__qualname__}"
+            raise
         finally:
             if manager is not None and answer.refusal is not None and answer.refusal.code == "key_unknown":
                 manager.look_soon()
-            observation.end(ExchangeRecord(answer.status, answer.refusal))
+            observation.end(ExchangeRecord(answer.status, answer.refusal, route_of(scope), error))
 
     async def _admitted(
         self,
@@ -148,25 +142,22 @@ class SecMiddleware:
         answer: _Answer,
         observation: Observation,
     ) -> None:
-        _show(scope, admission.identity)
-        if scope["type"] == "websocket":
-            with observation.active():
-                await self.app(scope, receive, answer.send)
-            return
-        upload = _Upload(admission.request, receive)
-        head = await upload.begin(observation.head)
-        if isinstance(head, Refusal):
-            await answer.refuse(head)
-            return
+        show(scope, admission.identity)
+        head = observation.head
+        if not admission.request.passive:
+            upload = _Upload(admission.request, receive, observation)
+            rewritten = await upload.begin(head)
+            if isinstance(rewritten, Refusal):
+                await answer.refuse(rewritten)
+                return
+            head, receive = rewritten, upload.receive
         scope["headers"] = list(head.headers)
         flow = admission.respond(head.method)
-        if not admission.request.passive:
-            receive = upload.receive
         with observation.active():
-            if flow.passive:
-                await self.app(scope, receive, answer.send)
+            if not flow.passive:
+                await _Download(flow, answer, observation).drive(self.app, scope, receive)
             else:
-                await _Download(flow, answer).drive(self.app, scope, receive)
+                await self.app(scope, receive, answer.watched if observation.watches else answer.send)
 
     def _tell_of_a_silent_server(self, scope: Scope) -> None:
         if self._silent_server_told or hands_over(scope) or scope.get("scheme") not in ("https", "wss"):
@@ -182,63 +173,24 @@ def _nothing() -> None:
     """Stops nothing: it was running before us."""
 
 
-def _head_of(scope: Scope) -> RequestHead:
-    client = scope.get("client")
-    return RequestHead(
-        protocol=scope["type"],
-        method=scope.get("method", "GET"),
-        scheme=scope.get("scheme", "http"),
-        path=scope["path"],
-        raw_path=scope.get("raw_path"),
-        root_path=scope.get("root_path", ""),
-        query=scope.get("query_string", b""),
-        http_version=scope.get("http_version", "1.1"),
-        headers=tuple((bytes(name).lower(), bytes(value)) for name, value in scope["headers"]),
-        peer=Peer(client[0], client[1]) if client else Peer(),
-        presented=presented_in(scope),
-    )
-
-
-def _show(scope: Scope, identity: Identity | None) -> None:
-    """Let the app see who is calling, and nothing of a certificate that was not accepted."""
-    scope[IDENTITY_KEY] = identity
-    presented = scope.get(PRESENTED_KEY)
-    scope[PRESENTED_KEY] = None
-    extensions = scope.get("extensions") or {}
-    if identity is None and "tls" not in extensions:
-        return
-    chain = () if identity is None else _pem_chain(identity.der, presented)
-    tls = {
-        "server_cert": None,
-        "tls_version": None,
-        "cipher_suite": None,
-        **(extensions.get("tls") or {}),
-        "client_cert_chain": chain,
-        "client_cert_name": identity.subject if identity is not None else None,
-        "client_cert_error": None,
-    }
-    scope["extensions"] = {**extensions, "tls": tls}
-
-
-@lru_cache(maxsize=1024)
-def _pem_chain(leaf: bytes, presented: Presented | None) -> tuple[str, ...]:
-    rest = presented.chain if presented is not None else ()
-    return tuple(ssl.DER_cert_to_PEM_cert(der) for der in (leaf, *rest))
-
-
-async def _finish(flow: Flow, *, complete: bool) -> Iterable[Event]:
+async def _finish(flow: Flow, stage: Stage, observation: Observation, *, complete: bool) -> Iterable[Event]:
     """The flow's last events; where much is held, worked out in a thread while the loop goes on."""
+    start_ns = time.time_ns()
     if flow.held < _LARGE_BYTES:
-        return flow.finish(complete)
-    return await asyncio.to_thread(lambda: tuple(flow.finish(complete)))
+        events = tuple(flow.finish(complete))
+    else:
+        events = await asyncio.to_thread(lambda: tuple(flow.finish(complete)))
+    observation.stage(stage, start_ns, time.time_ns(), flow.report)
+    return events
 
 
 class _Upload:
     """Drives the request flow with what the server receives."""
 
-    def __init__(self, flow: Flow, receive: Receive) -> None:
+    def __init__(self, flow: Flow, receive: Receive, observation: Observation) -> None:
         self._flow = flow
         self._receive = receive
+        self._observation = observation
         self._pending: deque[Event] = deque()
         self._ended = False
 
@@ -274,7 +226,8 @@ class _Upload:
 
     async def _end(self, *, complete: bool) -> None:
         self._ended = True
-        self._pending.extend(await _finish(self._flow, complete=complete))
+        events = await _finish(self._flow, "request", self._observation, complete=complete)
+        self._pending.extend(events)
 
 
 class _Answer:
@@ -287,6 +240,15 @@ class _Answer:
         self._scope = scope
         self._receive = receive
         self._observation = observation
+
+    async def watched(self, message: Message) -> None:
+        """The server's `send`, with an eye on the status."""
+        match message["type"]:
+            case "http.response.start" | "websocket.http.response.start":
+                self.status = message["status"]
+            case "websocket.accept":
+                self.status = _SWITCHING_PROTOCOLS
+        await self.send(message)
 
     async def head(self, head: ResponseHead, prefix: str = "") -> None:
         """Send a response's head."""
@@ -317,9 +279,10 @@ class _Answer:
 class _Download:
     """Drives the response flow with what the app sends."""
 
-    def __init__(self, flow: Flow, answer: _Answer) -> None:
+    def __init__(self, flow: Flow, answer: _Answer, observation: Observation) -> None:
         self._flow = flow
         self._answer = answer
+        self._observation = observation
         self._started = False
         self._ended = False
 
@@ -360,7 +323,7 @@ class _Download:
 
     async def _end(self, *, complete: bool) -> None:
         self._ended = True
-        await self._perform(await _finish(self._flow, complete=complete))
+        await self._perform(await _finish(self._flow, "response", self._observation, complete=complete))
 
     async def _perform(self, events: Iterable[Event]) -> None:
         for event in events:

@@ -139,12 +139,23 @@ def _write_fresh(path: Path, data: bytes) -> None:
         with os.fdopen(descriptor, "wb") as file:
             # The umask may have taken bits away from what os.open asked for.
             os.fchmod(descriptor, 0o600)
+            give_to_owner_of(path.parent, descriptor)
             file.write(data)
             file.flush()
             os.fsync(descriptor)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+
+
+def give_to_owner_of(folder: Path, descriptor: int) -> None:
+    """What root makes in somebody's folder is that somebody's: else `sudo` would lock a service out.
+
+    Does nothing for anybody but root.
+    """
+    if os.geteuid() == 0:
+        found = folder.stat()
+        os.fchown(descriptor, found.st_uid, found.st_gid)
 
 
 def _sync_folder(path: Path) -> None:

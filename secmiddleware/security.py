@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -21,16 +22,19 @@ from secmiddleware.encryption.kek import load_kek
 from secmiddleware.encryption.manager import EncryptionManager, KeyPolicy
 from secmiddleware.encryption.tokens import Format
 from secmiddleware.encryption.uses import FIRST_BLOCK
-from secmiddleware.engine import Place, Places, Snapshot
+from secmiddleware.engine import Admission, Place, Places, Snapshot, admit
 from secmiddleware.fields.marks import Mark
 from secmiddleware.fields.rules import FieldRule, PlaceRule
 from secmiddleware.identity.patterns import NamePattern
 from secmiddleware.identity.policy import Policy, Rule
+from secmiddleware.messages import Refusal, RequestHead
 from secmiddleware.paths import PathPattern
 from secmiddleware.rotation.line import RotationLine
 from secmiddleware.rotation.stores import open_store
 from secmiddleware.settings.loading import load
 from secmiddleware.settings.models import KeysSettings, MtlsSettings, Settings
+from secmiddleware.telemetry.audit import AuditObserver
+from secmiddleware.telemetry.observer import Observer
 
 
 class SecurityManager:
@@ -66,6 +70,7 @@ class SecurityManager:
                 if field.reveal_to
             },
         )
+        self.observer: Observer = AuditObserver()
         self._changing = threading.Lock()
         self.running = False
 
@@ -96,6 +101,10 @@ class SecurityManager:
         if snapshot.keyring is not keyring:
             self._snapshot = snapshot = replace(snapshot, keyring=keyring)
         return snapshot
+
+    def admit(self, head: RequestHead) -> Admission | Refusal:
+        """The verdict on a request that came just now."""
+        return admit(head, self.snapshot, datetime.now(UTC))
 
     def start(self) -> None:
         """Read the key ring and begin to watch it. Raises SecMiddlewareError where none is to be had."""

@@ -253,3 +253,16 @@ def test_too_open_judges_what_a_link_leads_to(secret, tmp_path):
     assert too_open(link)
     with pytest.raises(FileNotFoundError):
         too_open(tmp_path / "nowhere")
+
+
+def test_what_root_makes_in_somebodys_folder_is_that_somebodys(tmp_path):
+    folder = tmp_path / "theirs"
+    folder.mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        os.chown(folder, 12345, 23456)
+    write_secret(folder / "kek", b"secret")
+    replace_secret(folder / "kek", b"another")
+    write_secret(folder / "floor", b"1")
+    owner = folder.stat()
+    for path in folder.iterdir():
+        assert (path.stat().st_uid, path.stat().st_gid) == (owner.st_uid, owner.st_gid)

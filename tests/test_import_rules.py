@@ -21,7 +21,7 @@ LAYERS = (
     {"cli"},
     {"asgi", "wsgi", "servers", "client", "testing"},
     {"security"},
-    {"engine", "rotation", "telemetry", "settings"},
+    {"engine", "rotation", "telemetry", "settings", "scopes"},
     {"identity", "fields"},
     {"certificates", "encryption"},
     {"messages", "errors", "paths", "files", "state"},

@@ -20,6 +20,7 @@ from secmiddleware.files import (
     READ_LIMIT,
     SecretFileError,
     SecretMissingError,
+    give_to_owner_of,
     make_private_folder,
     read_secret,
     replace_secret,
@@ -288,6 +289,7 @@ class FileStore:
         except (OSError, SecretFileError) as error:
             raise StoreUnavailable(f"{path}.lock: cannot be used: {error}") from error
         try:
+            give_to_owner_of(path.parent, descriptor)
             _lock(descriptor, path, moot)
             yield
         except OSError as error:

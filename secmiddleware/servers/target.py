@@ -6,8 +6,8 @@ import importlib
 import inspect
 from typing import Any, cast
 
-from secmiddleware.asgi import App
 from secmiddleware.errors import SecMiddlewareError
+from secmiddleware.scopes import App
 
 
 class TargetError(SecMiddlewareError):

@@ -29,9 +29,10 @@ from uvicorn.config import LOGGING_CONFIG, STARTUP_FAILURE
 from uvicorn.protocols.http.h11_impl import H11Protocol as _StockH11
 from uvicorn.supervisors import Multiprocess
 
-from secmiddleware.asgi import App, Receive, Scope, SecMiddleware, Send
+from secmiddleware.asgi import SecMiddleware
 from secmiddleware.errors import ConfigError, Finding, SecMiddlewareError
 from secmiddleware.messages import PRESENTED_KEY, Presented
+from secmiddleware.scopes import App, Receive, Scope, Send
 from secmiddleware.security import SecurityManager, certificates_of
 from secmiddleware.servers.target import load_app
 from secmiddleware.settings import Settings, load
@@ -39,11 +40,15 @@ from secmiddleware.settings import Settings, load
 if TYPE_CHECKING:
     import asyncio
 
-    _Stock = asyncio.Protocol
+    class _Stock(asyncio.Protocol):
+        def shutdown(self) -> None: ...
 else:
     _Stock = object
 
 logger = logging.getLogger("secmiddleware.servers")
+
+# How long a connection that is closed may take to say goodbye.
+_FAREWELL_SECONDS: Final = 0.5
 
 # Read by the worker processes: what they serve has to reach them by name, since uvicorn starts them afresh.
 # Its name is unlike those of settings, among which it would pass for a misspelt one.
@@ -90,6 +95,8 @@ class _HandsOver(_Stock):
     """Mixed into a protocol class of uvicorn, HTTP or websocket, before it."""
 
     app: App
+    loop: asyncio.AbstractEventLoop
+    transport: Any
     ws_protocol_class: Any
 
     def connection_made(self, transport: Any) -> None:
@@ -98,6 +105,12 @@ class _HandsOver(_Stock):
         websocket = getattr(self, "ws_protocol_class", None)
         if websocket is not None:
             self.ws_protocol_class = _handing_over(websocket)
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.transport.is_closing():
+            # A client that idles does not answer the farewell of TLS, and loops wait for that half a minute.
+            self.loop.call_later(_FAREWELL_SECONDS, self.transport.abort)
 
 
 @cache
@@ -293,6 +306,8 @@ def _ends_a_worker() -> Iterator[None]:
         yield
     except Exception as error:
         if parent_process() is None:
+            if isinstance(error, TypeError):  # which uvicorn takes for one of calling `application`
+                logger.exception("the app cannot be loaded")
             raise
         # An app that cannot be imported shows where; our own errors say it in words.
         logger.error("%s", error, exc_info=not isinstance(error, SecMiddlewareError))

@@ -14,8 +14,9 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 
 from secmiddleware.engine import Admission
+from secmiddleware.fields.flows import Report
 from secmiddleware.messages import Refusal, RequestHead
-from secmiddleware.telemetry.observer import ExchangeRecord
+from secmiddleware.telemetry.observer import ExchangeRecord, Stage
 
 audit_log = logging.getLogger("secmiddleware.audit")
 
@@ -31,6 +32,8 @@ class AuditObserver:
 class AuditObservation:
     """One exchange on its way to the audit log."""
 
+    watches = False
+
     def __init__(self, head: RequestHead, verdict: Admission | Refusal) -> None:
         self.head = head
         self._verdict = verdict
@@ -43,6 +46,9 @@ class AuditObservation:
     def active(self) -> AbstractContextManager[None]:
         """Nothing: a log has no context."""
         return nullcontext()
+
+    def stage(self, name: Stage, start_ns: int, end_ns: int, report: Report) -> None:
+        """Nothing: what was done to whom is not for this log."""
 
     def end(self, record: ExchangeRecord) -> None:
         """Write the line, if the exchange was refused."""

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from secmiddleware.engine import Admission
+from secmiddleware.fields.flows import Report
 from secmiddleware.messages import Refusal, RequestHead
+
+Stage = Literal["request", "response"]
+"""Whose flow: the request's on its way to the app, or the response's on its way to the caller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +23,12 @@ class ExchangeRecord:
     """How an exchange ended."""
 
     status: int | None
-    """The HTTP status that left, or None where nothing did (a websocket, a caller who went away)."""
+    """The HTTP status that left, 101 for an accepted websocket; None where none did or nobody `watches`."""
     refusal: Refusal | None = None
+    route: str | None = None
+    """The framework's template of the path, prefix included, where it tells; never the path."""
+    error: str | None = None
+    """The qualified name of the type of the exception that the app ended with; never its text."""
 
 
 class Observation(Protocol):
@@ -34,8 +42,15 @@ class Observation(Protocol):
     def head(self) -> RequestHead:
         """The head that the app is to see (an observer may have replaced `traceparent`)."""
 
+    @property
+    def watches(self) -> bool:
+        """Whether the status of a response that passes untouched is wanted: only then is it looked at."""
+
     def active(self) -> AbstractContextManager[None]:
         """A context manager to put round the call of the app."""
+
+    def stage(self, name: Stage, start_ns: int, end_ns: int, report: Report) -> None:
+        """A flow of this exchange has worked from `start_ns` to `end_ns` (of `time.time_ns`)."""
 
     def end(self, record: ExchangeRecord) -> None:
         """Tell how the exchange ended; called exactly once."""

@@ -16,9 +16,10 @@ from typing import Any, Self
 
 import uvicorn
 
-from secmiddleware.asgi import App, SecMiddleware
+from secmiddleware.asgi import SecMiddleware
 from secmiddleware.certificates.contexts import server_context
 from secmiddleware.certificates.trust import load_anchors
+from secmiddleware.scopes import App
 from servers.pki import Pki
 
 OURS = "secmiddleware.servers.uvicorn:"

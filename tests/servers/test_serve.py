@@ -200,3 +200,22 @@ def test_stock_uvicorn_ends_with_status_3_where_the_settings_of_a_wrapped_app_ar
     assert status == 3
     assert 'secmiddleware.toml:4: mtls.client: must be "required", "optional" or "off"' in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_client_that_idles_does_not_hold_up_the_end(folder: Path, pki: Pki, loop: str) -> None:
+    """The loops wait 30 seconds for the other end's close_notify."""
+    write_settings(folder, pki)
+    with running(folder, pki, loop=loop) as (process, port), Connection(port, pki.client("alice")) as idle:
+        assert idle.ask().status == 200
+        process.terminate()
+        assert process.wait(PATIENCE) is not None
+
+
+def test_an_error_of_the_apps_module_shows_where_it_is(folder: Path, pki: Pki) -> None:
+    write_settings(folder, pki)
+    (folder / "typo.py").write_text("app = None + 1\n")
+    process, _ = start(folder, target="typo:app")
+    status, said = end_of(process)
+    assert status != 0
+    assert 'typo.py", line 1' in said
