@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from secmiddleware import SecurityManager
-from secmiddleware.cli.init import Starter, make_starter
+from secmiddleware.cli.starter import Starter, make_starter
 from secmiddleware.errors import ConfigError, SecMiddlewareError
 from secmiddleware.settings import load
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from secmiddleware.cli.init import Starter, make_starter
+from secmiddleware.cli.starter import Starter, make_starter
 from secmiddleware.errors import SecMiddlewareError
 
 if TYPE_CHECKING:

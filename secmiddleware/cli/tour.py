@@ -18,7 +18,7 @@ from rich.text import Text
 from secmiddleware.certificates.authority import Authority
 from secmiddleware.certificates.contexts import client_context
 from secmiddleware.cli.demo import environment
-from secmiddleware.cli.init import Starter
+from secmiddleware.cli.starter import Starter
 from secmiddleware.cli.wire import Call, Caller, handshake_refusal
 from secmiddleware.encryption.tokens import take_apart
 from secmiddleware.errors import SecMiddlewareError

@@ -1,0 +1,71 @@
+"""ASGI scopes: what a server hands over becomes a `RequestHead`, and what was found out is shown to the app.
+
+The types of ASGI 3 are here too. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable, MutableMapping
+from functools import lru_cache
+from typing import Any
+
+from secmiddleware.identity.presentation import presented_in
+from secmiddleware.messages import IDENTITY_KEY, PRESENTED_KEY, Identity, Peer, Presented, RequestHead
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def head_of(scope: Scope) -> RequestHead:
+    """What is known of the request of an HTTP or websocket scope; its header names in lower case."""
+    client = scope.get("client")
+    return RequestHead(
+        protocol=scope["type"],
+        method=scope.get("method", "GET"),
+        scheme=scope.get("scheme", "http"),
+        path=scope["path"],
+        raw_path=scope.get("raw_path"),
+        root_path=scope.get("root_path", ""),
+        query=scope.get("query_string", b""),
+        http_version=scope.get("http_version", "1.1"),
+        headers=tuple((bytes(name).lower(), bytes(value)) for name, value in scope["headers"]),
+        peer=Peer(client[0], client[1]) if client else Peer(),
+        presented=presented_in(scope),
+    )
+
+
+def route_of(scope: Scope) -> str | None:
+    """The template of the route that the app chose, where it tells as Starlette does: in the scope."""
+    route = getattr(scope.get("route"), "path", None)
+    return route if isinstance(route, str) else None
+
+
+def show(scope: Scope, identity: Identity | None) -> None:
+    """Let the app see who is calling, and nothing of a certificate that was not accepted."""
+    scope[IDENTITY_KEY] = identity
+    presented = scope.get(PRESENTED_KEY)
+    scope[PRESENTED_KEY] = None
+    extensions = scope.get("extensions") or {}
+    if identity is None and "tls" not in extensions:
+        return
+    chain = () if identity is None else _pem_chain(identity.der, presented)
+    tls = {
+        "server_cert": None,
+        "tls_version": None,
+        "cipher_suite": None,
+        **(extensions.get("tls") or {}),
+        "client_cert_chain": chain,
+        "client_cert_name": identity.subject if identity is not None else None,
+        "client_cert_error": None,
+    }
+    scope["extensions"] = {**extensions, "tls": tls}
+
+
+@lru_cache(maxsize=1024)
+def _pem_chain(leaf: bytes, presented: Presented | None) -> tuple[str, ...]:
+    rest = presented.chain if presented is not None else ()
+    return tuple(ssl.DER_cert_to_PEM_cert(der) for der in (leaf, *rest))
