@@ -20,5 +20,6 @@ compile() {
 
 compile --extra all --group dev --output-file requirements/dev.lock "$@"
 # The same versions in both: `make test` after `make demo` only adds to .venv.
-compile --extra uvicorn --extra starlette --group build --constraint requirements/dev.lock \
+compile --extra uvicorn --extra starlette --extra gunicorn --extra flask --extra otel --extra kombu --extra redis \
+    --group build --constraint requirements/dev.lock \
     --output-file requirements/demo.lock "$@"

@@ -52,6 +52,10 @@ def _lock(name: str) -> list[Pin]:
     return list(_pins((ROOT / "requirements" / f"{name}.lock").read_text()))
 
 
+# What `secmiddleware demo` can show; the last line of requirements/lock.sh says the same.
+DEMO_EXTRAS = ("uvicorn", "starlette", "gunicorn", "flask", "otel", "kombu", "redis")
+
+
 def _declared() -> dict[str, list[Requirement]]:
     """What pyproject.toml asks for: of the demo, and of everything."""
     project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -68,8 +72,9 @@ def _declared() -> dict[str, list[Requirement]]:
     everything = [
         one for entries in extras.values() for one in entries if not one.startswith("secmiddleware")
     ]
+    shown = [one for name in DEMO_EXTRAS for one in extras[name]]
     return {
-        "demo": [Requirement(r) for r in (*core, *extras["uvicorn"], *extras["starlette"], *group("build"))],
+        "demo": [Requirement(r) for r in (*core, *shown, *group("build"))],
         "dev": [Requirement(r) for r in (*core, *everything, *group("dev"))],
     }
 
