@@ -21,7 +21,7 @@ LAYERS = (
     {"cli"},
     {"asgi", "wsgi", "servers", "client", "testing"},
     {"security"},
-    {"engine", "rotation", "telemetry", "settings", "scopes"},
+    {"engine", "rotation", "telemetry", "settings", "scopes", "environs"},
     {"identity", "fields"},
     {"certificates", "encryption"},
     {"messages", "errors", "paths", "files", "state"},
@@ -31,6 +31,7 @@ FLOOR = len(LAYERS) - 1  # the base modules may use each other
 # Rooms side by side do not know each other, but for these, each in one direction.
 NEIGHBOURS = {
     ("servers", "asgi"),  # what a server hook wraps is the shell
+    ("servers", "wsgi"),
     ("telemetry", "engine"),  # an observer is told the engine's verdict
 }
 
@@ -204,7 +205,7 @@ def test_the_front_door_loads_nothing_but_python_itself() -> None:
     assert _loaded_by("import secmiddleware; dir(secmiddleware)") == set()
 
 
-@pytest.mark.parametrize("room", ["asgi", "security", "cli"])
+@pytest.mark.parametrize("room", ["asgi", "wsgi", "security", "cli"])
 def test_nothing_optional_is_loaded_before_it_is_used(room: str) -> None:
     assert importlib.util.find_spec(f"secmiddleware.{room}") is not None
     loaded = _loaded_by(f"import secmiddleware.{room}")

@@ -1,7 +1,8 @@
 """Where a certificate is presented: what a server put into the scope becomes a `Presented`, or None.
 
-Nothing is judged here. The source `server` has one way in: the hook of `secmiddleware.servers`, or the ASGI
-TLS extension where a server fills it by itself. There is no way from here to a header.
+Nothing is judged here. The source `server` has one way in: the hook of `secmiddleware.servers`, the ASGI TLS
+extension where a server fills it by itself, or the TLS connection where it hands over that. There is no way
+from here to a header.
 """
 
 from __future__ import annotations
@@ -29,6 +30,27 @@ def presented_in(scope: Mapping[str, Any]) -> Presented | None:
 def hands_over(scope: Mapping[str, Any]) -> bool:
     """Whether the server says anything at all about client certificates."""
     return PRESENTED_KEY in scope or "tls" in (scope.get("extensions") or {})
+
+
+def presented_on(connection: ssl.SSLObject | ssl.SSLSocket) -> Presented | None:
+    """What the client of a TLS connection presented, or None where it presented nothing.
+
+    The chain is as sent, leaf first and then apart. Before Python 3.13 it has no public name; a resumed
+    session has no chain at all (our contexts allow none).
+    """
+    leaf = connection.getpeercert(binary_form=True)
+    if not leaf:
+        return None
+    return Presented(leaf, tuple(der for der in _chain_of(connection) if der != leaf))
+
+
+def _chain_of(connection: Any) -> list[bytes]:
+    if hasattr(connection, "get_unverified_chain"):  # 3.13
+        return list(connection.get_unverified_chain() or ())
+    import _ssl  # the encoding constant has no public name where the chain has none
+
+    chain = connection._sslobj.get_unverified_chain() or ()  # noqa: SLF001  (the only way there)
+    return [certificate.public_bytes(_ssl.ENCODING_DER) for certificate in chain]
 
 
 def _from_extension(tls: Mapping[str, Any]) -> Presented | None:

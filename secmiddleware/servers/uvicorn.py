@@ -31,6 +31,7 @@ from uvicorn.supervisors import Multiprocess
 
 from secmiddleware.asgi import SecMiddleware
 from secmiddleware.errors import ConfigError, Finding, SecMiddlewareError
+from secmiddleware.identity.presentation import presented_on
 from secmiddleware.messages import PRESENTED_KEY, Presented
 from secmiddleware.scopes import App, Receive, Scope, Send
 from secmiddleware.security import SecurityManager, certificates_of
@@ -55,28 +56,10 @@ _FAREWELL_SECONDS: Final = 0.5
 _SERVING: Final = "_SMW_SERVING"
 
 
-def presented_on(transport: Any) -> Presented | None:
-    """What the client of a TLS transport presented, or None: no TLS, or no certificate.
-
-    The chain is as sent, leaf first and then apart. Before Python 3.13 it has no public name; a resumed
-    session has no chain at all (our contexts allow none).
-    """
+def presented_by(transport: Any) -> Presented | None:
+    """What the client of a TLS transport presented, or None: no TLS, or no certificate."""
     connection = transport.get_extra_info("ssl_object")
-    if connection is None:
-        return None
-    leaf = connection.getpeercert(binary_form=True)
-    if not leaf:
-        return None
-    return Presented(leaf, tuple(der for der in _chain_of(connection) if der != leaf))
-
-
-def _chain_of(connection: Any) -> list[bytes]:
-    if hasattr(connection, "get_unverified_chain"):  # 3.13
-        return list(connection.get_unverified_chain() or ())
-    import _ssl  # the encoding constant has no public name where the chain has none
-
-    chain = connection._sslobj.get_unverified_chain() or ()  # noqa: SLF001  (the only way there)
-    return [certificate.public_bytes(_ssl.ENCODING_DER) for certificate in chain]
+    return None if connection is None else presented_on(connection)
 
 
 class _CertifiedApp:
@@ -101,7 +84,7 @@ class _HandsOver(_Stock):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.app = _CertifiedApp(self.app, presented_on(transport))
+        self.app = _CertifiedApp(self.app, presented_by(transport))
         websocket = getattr(self, "ws_protocol_class", None)
         if websocket is not None:
             self.ws_protocol_class = _handing_over(websocket)

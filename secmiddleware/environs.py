@@ -1,0 +1,178 @@
+"""WSGI environs: what a server hands over becomes a `RequestHead`; what was found out is shown to the app.
+
+Text in an environ is bytes read as latin-1 (PEP 3333). Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Final
+from wsgiref.types import WSGIEnvironment
+
+from secmiddleware.identity.presentation import presented_on
+from secmiddleware.messages import (
+    IDENTITY_KEY,
+    PRESENTED_KEY,
+    Headers,
+    Identity,
+    Peer,
+    Presented,
+    Refusal,
+    RequestHead,
+    header_values,
+)
+
+_SOCKET: Final = "gunicorn.socket"
+
+# CGI names that are not HTTP_ and the header's name (RFC 3875 §4.1.2, §4.1.3).
+_KEY_OF: Final = {b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH"}
+_NO_HEADERS: Final = frozenset({"HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH"})
+"""Servers that let underscores through make these of headers that only look like the real ones."""
+
+# gunicorn and Werkzeug; mod_wsgi, uWSGI, waitress and others.
+_TARGETS: Final = ("RAW_URI", "REQUEST_URI")
+
+# What carries a body, or a head, to the client past `start_response`.
+_PASSAGES: Final = (
+    "wsgi.file_wrapper",
+    "wsgi.early_hints",
+    "gunicorn.http2.send_trailers",
+    _SOCKET,
+    "werkzeug.socket",
+)
+
+# RFC 9110 §9.3: to these, content is what they are about.
+_METHODS_WITH_CONTENT: Final = frozenset({"POST", "PUT", "PATCH"})
+
+_NO_PATH: Final = "\ufffd"
+"""Stands for a path that can be read in no way: it is refused whoever judges it."""
+
+
+def head_of(environ: WSGIEnvironment) -> RequestHead:
+    """What is known of a request; its header names in lower case."""
+    root_path = environ.get("SCRIPT_NAME", "")
+    return RequestHead(
+        protocol="http",
+        method=environ["REQUEST_METHOD"],
+        scheme=environ.get("wsgi.url_scheme", "http"),
+        path=_text(root_path + environ.get("PATH_INFO", "")),
+        raw_path=_raw_path(environ),
+        root_path=_text(root_path),
+        query=_bytes(environ.get("QUERY_STRING", "")),
+        http_version=environ.get("SERVER_PROTOCOL", "HTTP/1.1").removeprefix("HTTP/"),
+        headers=_headers_in(environ),
+        peer=_peer_of(environ),
+        presented=_presented_in(environ),
+    )
+
+
+def hands_over(environ: WSGIEnvironment) -> bool:
+    """Whether the server says anything at all about client certificates."""
+    return PRESENTED_KEY in environ or isinstance(environ.get(_SOCKET), ssl.SSLSocket)
+
+
+def length_of_body(environ: WSGIEnvironment) -> int | Refusal | None:
+    """How many bytes of `wsgi.input` are the body; None where it is what there is, to the end.
+
+    Without a length and without an end (`wsgi.input_terminated`), reading could wait for ever, or read the
+    next request: then there is no body, or, where there should be one, the refusal `length_required`.
+    """
+    declared = environ.get("CONTENT_LENGTH") or ""
+    if declared.isascii() and declared.isdigit():
+        return int(declared)
+    if environ.get("wsgi.input_terminated"):
+        return None
+    if environ.get("HTTP_TRANSFER_ENCODING") or environ["REQUEST_METHOD"] in _METHODS_WITH_CONTENT:
+        return Refusal("length_required")
+    return 0
+
+
+def route_of(environ: WSGIEnvironment) -> str | None:
+    """The template of the route that the app chose, where it tells as Flask does: in the environ."""
+    rule = getattr(getattr(environ.get("werkzeug.request"), "url_rule", None), "rule", None)
+    return environ.get("SCRIPT_NAME", "") + rule if isinstance(rule, str) else None
+
+
+def show(environ: WSGIEnvironment, identity: Identity | None) -> None:
+    """Let the app see who is calling, and nothing of what was presented."""
+    environ[IDENTITY_KEY] = identity
+    environ[PRESENTED_KEY] = None
+
+
+def put_headers(environ: WSGIEnvironment, before: Headers, after: Headers) -> None:
+    """Let the app see the headers `after` where the environ has those `before`; the rest stays untouched."""
+    if after is before:
+        return
+    for name in dict.fromkeys(name for name, _ in (*before, *after)):
+        values = header_values(after, name)
+        if values == header_values(before, name):
+            continue
+        key = _KEY_OF.get(name) or "HTTP_" + name.decode("latin-1").upper().replace("-", "_")
+        if values:
+            environ[key] = b",".join(values).decode("latin-1")
+        else:
+            environ.pop(key, None)
+
+
+def without_passages(environ: WSGIEnvironment) -> WSGIEnvironment:
+    """A copy of the environ in which nothing leads to the client past `start_response`.
+
+    A copy, since the server may look for its own things in the one that it has made (gunicorn does).
+    """
+    return {key: value for key, value in environ.items() if key not in _PASSAGES}
+
+
+def _text(wire: str) -> str:
+    """The text that a part of the path is, decoded as apps do."""
+    try:
+        return wire.encode("latin-1").decode("utf-8", "replace")
+    except UnicodeEncodeError:
+        return _NO_PATH
+
+
+def _bytes(wire: str) -> bytes:
+    """The bytes that came; of what no server hands over, since it cannot have come so, the UTF-8."""
+    try:
+        return wire.encode("latin-1")
+    except UnicodeEncodeError:
+        return wire.encode("utf-8", "surrogateescape")
+
+
+def _raw_path(environ: WSGIEnvironment) -> bytes | None:
+    """The target's path as it came, or None where the server does not tell."""
+    for key in _TARGETS:
+        if key in environ:
+            path = _bytes(environ[key]).partition(b"?")[0]
+            break
+    else:
+        return None
+    if "SERVER_SOFTWARE" not in environ and not (path.startswith(b"/") and path.isascii()):
+        # Every server names itself (RFC 3875 §4.1.17). Who does not is a test client, such as Werkzeug's: its
+        # target is what the test wrote, a whole URL or letters of any language, and has come by no wire.
+        return None
+    return path
+
+
+def _headers_in(environ: WSGIEnvironment) -> Headers:
+    headers = [
+        (key[5:].replace("_", "-").lower().encode("latin-1", "replace"), _bytes(str(value)))
+        for key, value in environ.items()
+        if key.startswith("HTTP_") and key not in _NO_HEADERS
+    ]
+    # Servers have these two empty, too, where none was sent.
+    headers += [(name, _bytes(environ[key])) for name, key in _KEY_OF.items() if environ.get(key)]
+    return tuple(headers)
+
+
+def _peer_of(environ: WSGIEnvironment) -> Peer:
+    port = str(environ.get("REMOTE_PORT", ""))  # Werkzeug has a number
+    return Peer(environ.get("REMOTE_ADDR") or None, int(port) if port.isdecimal() else None)
+
+
+def _presented_in(environ: WSGIEnvironment) -> Presented | None:
+    """The certificate that came with the connection. A hook's word stands, None included."""
+    if PRESENTED_KEY in environ:
+        presented = environ[PRESENTED_KEY]
+        return presented if isinstance(presented, Presented) else None
+    connection = environ.get(_SOCKET)
+    return presented_on(connection) if isinstance(connection, ssl.SSLSocket) else None

@@ -1,0 +1,458 @@
+"""The WSGI shell: turns an environ into data, asks the engine, performs the events.
+
+It decides nothing. Where nothing is marked and nobody watches, the app gets the very `start_response` and
+`wsgi.input` of the server, and the server gets the very iterable of the app; else they are driven through the
+flows. WSGI has no lifespan: what must start does so with the first request of a process, unless somebody has
+started it.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+from secmiddleware.engine import Admission
+from secmiddleware.environs import (
+    hands_over,
+    head_of,
+    length_of_body,
+    put_headers,
+    route_of,
+    show,
+    without_passages,
+)
+from secmiddleware.errors import SecMiddlewareError
+from secmiddleware.fields.flows import Flow
+from secmiddleware.messages import Body, Event, Head, Refusal, RequestHead, ResponseHead
+from secmiddleware.security import SecurityManager
+from secmiddleware.settings.models import Settings
+from secmiddleware.telemetry.observer import ExchangeRecord, Observation, Observer, Stage
+
+logger = logging.getLogger("secmiddleware.wsgi")
+
+_APPLIED_KEY: Final = "secmiddleware.applied"
+
+_TWICE: Final = "SecMiddleware is applied twice to this app: the inner one would judge what the outer made"
+
+# What is asked of the server at once, where all of a body is wanted.
+_PIECE_BYTES: Final = 64 * 1024
+
+_END: Final = bytes(8)
+"""Compared by identity."""
+
+_ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
+
+
+class SecMiddleware:
+    """A WSGI app that lets through to `app` what the settings allow, rewritten as they say.
+
+    `config` is the path of a secmiddleware.toml, a mapping with the same keys, `Settings`, or a
+    `SecurityManager` (which the caller then starts and stops, or leaves to the first request of a process).
+
+    Raises:
+        ConfigError: the settings cannot be used; every mistake is in it.
+        SecMiddlewareError: a file that they name cannot be used, or `app` has a SecMiddleware already.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        *,
+        config: str | Path | Mapping[str, Any] | Settings | SecurityManager,
+        observer: Observer | None = None,
+    ) -> None:
+        if _is_wrapped(app):
+            raise SecMiddlewareError(_TWICE)
+        self.app = app
+        self._manager = SecurityManager.of(config)
+        self._observer: Observer = observer or self._manager.observer
+        self._silent_server_told = False
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """One request."""
+        started_ns = time.time_ns()
+        head = head_of(environ)
+        verdict = self._verdict(environ, head)
+        observation = self._observer.begin(head, verdict, started_ns)
+        exchange = _Exchange(self._manager, observation, environ, start_response)
+        try:
+            if isinstance(verdict, Refusal):
+                return exchange.refuse(verdict)
+            return self._admitted(verdict, environ, exchange)
+        except BaseException as raised:
+            exchange.end(raised)
+            raise
+        finally:
+            if not exchange.goes_on:
+                exchange.end()
+
+    def _verdict(self, environ: WSGIEnvironment, head: RequestHead) -> Admission | Refusal:
+        try:
+            applied: object = environ.setdefault(_APPLIED_KEY, self)
+            if applied is not self:
+                raise SecMiddlewareError(_TWICE)
+            if not self._manager.running:
+                self._manager.start()
+        except SecMiddlewareError:
+            logger.exception("a request came where the settings cannot be used; it is refused")
+            return Refusal("internal_error")
+        if not self._silent_server_told and head.scheme == "https" and not hands_over(environ):
+            self._silent_server_told = True
+            logger.error(
+                "this server says nothing about client certificates, so nobody can be recognised: serve with "
+                "`secmiddleware run`, or with gunicorn's sync or gthread workers"
+            )
+        return self._manager.admit(head)
+
+    def _admitted(
+        self, admission: Admission, environ: WSGIEnvironment, exchange: _Exchange
+    ) -> Iterable[bytes]:
+        observation = exchange.observation
+        show(environ, admission.identity)
+        head = observation.head
+        if not admission.request.passive:
+            upload = _Upload(admission.request, environ, observation)
+            rewritten = upload.begin(head)
+            if isinstance(rewritten, Refusal):
+                return exchange.refuse(rewritten)
+            head = rewritten
+            environ["wsgi.input"] = upload.input
+        put_headers(environ, admission.head.headers, head.headers)
+        flow = admission.respond(head.method)
+        if not flow.passive:
+            return _Download(flow, exchange).drive(self.app, environ)
+        if observation.watches:
+            return exchange.watch(self.app)
+        with observation.active():
+            return self.app(environ, exchange.start_response)
+
+
+def _is_wrapped(app: object) -> bool:
+    """Whether this is ours already, as far as it can be seen: itself, or as a Flask app's `wsgi_app`."""
+    while isinstance(app, partial):
+        app = app.func
+    return isinstance(app, SecMiddleware) or isinstance(getattr(app, "wsgi_app", None), SecMiddleware)
+
+
+class _Exchange:
+    """One request: what leaves towards the caller, the refusal where there is one, and the one end of it."""
+
+    def __init__(
+        self,
+        manager: SecurityManager,
+        observation: Observation,
+        environ: WSGIEnvironment,
+        start_response: StartResponse,
+    ) -> None:
+        self.observation = observation
+        self.environ = environ
+        """What the app was given: it may say there which route it chose."""
+        self.start_response = start_response
+        self.goes_on = False
+        """Whether the exchange outlasts the call: then the end comes with the iterable's."""
+        self._manager = manager
+        self._status: int | None = None
+        self._refusal: Refusal | None = None
+        self._ended = False
+
+    def answer(self, head: ResponseHead, body: bytes, reason: str | None = None) -> Iterable[bytes]:
+        """A whole response; `reason` is its status line where the app wrote it."""
+        self._status = head.status
+        line = reason or f"{head.status} {HTTPStatus(head.status).phrase}"
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers]
+        self.start_response(line, headers)
+        return [body] if body else []
+
+    def refuse(self, refusal: Refusal) -> Iterable[bytes]:
+        """The problem in place of a response."""
+        self._refusal = refusal
+        head, problem = refusal.problem(self.observation.trace_id or "")
+        return self.answer(head, b"" if self.observation.head.method == "HEAD" else problem)
+
+    def watch(self, app: WSGIApplication) -> Iterable[bytes]:
+        """The app's own response, with an eye on its status and on its end."""
+        with self.observation.active():
+            iterable = app(self.environ, self._watched)
+        self.goes_on = True
+        return _Watched(iterable, self)
+
+    def _watched(
+        self, status: str, headers: list[tuple[str, str]], exc_info: _ExcInfo | None = None, /
+    ) -> Callable[[bytes], object]:
+        code = status[:3]
+        self._status = int(code) if code.isdecimal() else None
+        more = () if exc_info is None else (exc_info,)
+        return self.start_response(status, headers, *more)
+
+    def end(self, raised: BaseException | None = None) -> None:
+        """Tell how it ended, the first time."""
+        if self._ended:
+            return
+        self._ended = True
+        if self._refusal is not None and self._refusal.code == "key_unknown":
+            self._manager.look_soon()
+        error = None if raised is None else f"{type(raised).__module__}.{type(raised).__qualname__}"
+        self.observation.end(ExchangeRecord(self._status, self._refusal, route_of(self.environ), error))
+
+
+class _Watched:
+    """The app's iterable while somebody watches: nothing is read ahead, and its `close` ends the exchange."""
+
+    def __init__(self, iterable: Iterable[bytes], exchange: _Exchange) -> None:
+        self._iterable = iterable
+        self._exchange = exchange
+        self._iterator: Iterator[bytes] | None = None
+        self._raised: BaseException | None = None
+        self._closed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            with self._exchange.observation.active():
+                if self._iterator is None:
+                    self._iterator = iter(self._iterable)
+                # The end is no exception to whoever watches.
+                chunk = next(self._iterator, _END)
+        except BaseException as raised:
+            self._raised = raised
+            raise
+        if chunk is _END:
+            raise StopIteration
+        return chunk
+
+    def close(self) -> None:
+        """Close the app's iterable, once."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            with self._exchange.observation.active():
+                _close(self._iterable)
+        except BaseException as raised:
+            self._raised = self._raised or raised
+            raise
+        finally:
+            self._exchange.end(self._raised)
+
+
+def _close(iterable: object) -> None:
+    close = getattr(iterable, "close", None)
+    if close is not None:
+        close()
+
+
+def _finish(flow: Flow, stage: Stage, observation: Observation, *, complete: bool) -> tuple[Event, ...]:
+    """The flow's last events."""
+    start_ns = time.time_ns()
+    events = tuple(flow.finish(complete))
+    observation.stage(stage, start_ns, time.time_ns(), flow.report)
+    return events
+
+
+class _Upload:
+    """Drives the request flow with what the server reads: never past the end of the body."""
+
+    def __init__(self, flow: Flow, environ: WSGIEnvironment, observation: Observation) -> None:
+        self._flow = flow
+        self._observation = observation
+        self._server = environ["wsgi.input"]
+        self._left = length_of_body(environ)
+        self._ready = bytearray()
+        self._whole = b""
+        self._verdict: RequestHead | Refusal | None = None
+        self._ended = False
+
+    def begin(self, head: RequestHead) -> RequestHead | Refusal:
+        """The head for the app, as soon as the flow lets it go; or why it does not."""
+        self._perform(self._flow.start(head))
+        if self._verdict is None and isinstance(self._left, Refusal):
+            return self._left
+        while self._verdict is None:
+            try:
+                self._pull(self._server.read, _PIECE_BYTES)
+            except Exception:  # noqa: BLE001  (each server has its own for a caller who goes away)
+                self._end(complete=False)
+        return self._verdict
+
+    @property
+    def input(self) -> io.BytesIO | _Upload:
+        """What the app reads: the whole body, or the rest of it as it comes."""
+        return io.BytesIO(self._whole) if self._ended else self
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As `wsgi.input` does it."""
+        wanted = sys.maxsize if size is None or size < 0 else size
+        while len(self._ready) < wanted and not self._ended:
+            self._pull(self._server.read, min(wanted - len(self._ready), _PIECE_BYTES))
+        return self._take(wanted)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """As `wsgi.input` does it."""
+        wanted = sys.maxsize if size is None or size < 0 else size
+        while (end := self._ready.find(b"\n") + 1) == 0 and len(self._ready) < wanted and not self._ended:
+            self._pull(self._server.readline, min(wanted - len(self._ready), _PIECE_BYTES))
+        return self._take(min(end or wanted, wanted))
+
+    def readlines(self, hint: int | None = -1, /) -> list[bytes]:
+        """As `wsgi.input` does it."""
+        lines: list[bytes] = []
+        while line := self.readline():
+            lines.append(line)
+            if hint is not None and 0 < hint <= sum(map(len, lines)):
+                break
+        return lines
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Its lines."""
+        return iter(self.readline, b"")
+
+    def _take(self, size: int) -> bytes:
+        piece = bytes(self._ready[:size])
+        del self._ready[:size]
+        return piece
+
+    def _pull(self, read: Callable[[int], bytes], size: int) -> None:
+        """Give the flow what the server reads, or the news that there is no more."""
+        if isinstance(self._left, int):
+            size = min(size, self._left)
+        piece = read(size) if size else b""
+        if isinstance(self._left, int):
+            self._left -= len(piece)
+        if piece:
+            self._perform(self._flow.feed(piece))
+        else:
+            self._end(complete=not self._left)
+
+    def _end(self, *, complete: bool) -> None:
+        self._ended = True
+        self._perform(_finish(self._flow, "request", self._observation, complete=complete))
+
+    def _perform(self, events: Iterable[Event]) -> None:
+        for event in events:
+            match event:
+                case Head(RequestHead() as head):
+                    self._verdict = head
+                case Body(data, _) if self._ended and not self._ready:
+                    self._whole = self._whole + data if self._whole else data
+                case Body(data, _):
+                    self._ready += data
+                case Refusal():
+                    # After the head, the app sees the body end too soon, as it would without us.
+                    self._verdict = self._verdict or event
+
+
+class _Download:
+    """Drives the response flow with what the app gives; nothing of it leaves before the flow lets it go."""
+
+    def __init__(self, flow: Flow, exchange: _Exchange) -> None:
+        self._flow = flow
+        self._exchange = exchange
+        self._reason: str | None = None
+        self._head: ResponseHead | None = None
+        self._begun = False
+        self._ended = False
+        self._outcome: Refusal | ResponseHead = Refusal("internal_error")
+        self._body = b""
+
+    def drive(self, app: WSGIApplication, environ: WSGIEnvironment) -> Iterable[bytes]:
+        """What the server is to send. Where the app raises, so does this, after a whole answer."""
+        environ = self._exchange.environ = without_passages(environ)
+        try:
+            with self._exchange.observation.active():
+                self._run(app, environ)
+        except Exception as raised:  # noqa: BLE001  (it is raised again when the answer is out)
+            self._end(complete=False)
+            answer = self._answer()
+            self._exchange.end(raised)
+            return _answered(answer, raised)
+        return self._answer()
+
+    def _run(self, app: WSGIApplication, environ: WSGIEnvironment) -> None:
+        iterable = app(environ, self._start_response)
+        try:
+            for chunk in iterable:
+                if chunk:
+                    self._write(chunk)
+                if self._ended:
+                    return  # refused already: what the app still has to say goes nowhere
+            self._end(complete=True)
+        finally:
+            _close(iterable)
+
+    def _start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: _ExcInfo | None = None, /
+    ) -> Callable[[bytes], object]:
+        """PEP 3333: with `exc_info`, the head may be replaced until the first byte of the body is there."""
+        if exc_info is not None and exc_info[1] is not None:
+            if self._begun:
+                raise exc_info[1].with_traceback(exc_info[2])
+        elif self._head is not None:
+            raise SecMiddlewareError("the app called start_response once more, and without exc_info")
+        lower = tuple((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers)
+        self._reason, self._head = status, ResponseHead(int(status[:3]), lower)
+        return self._write
+
+    def _write(self, chunk: bytes, /) -> None:
+        if not isinstance(chunk, bytes):
+            raise TypeError(f"the app gave {type(chunk).__name__} where the body is bytes")
+        if self._ended:
+            return
+        self._begin()
+        if not self._ended:
+            self._perform(self._flow.feed(chunk))
+
+    def _begin(self) -> None:
+        if self._begun:
+            return
+        if self._head is None:
+            raise SecMiddlewareError("the app gave a body before it called start_response")
+        self._begun = True
+        self._perform(self._flow.start(self._head))
+
+    def _end(self, *, complete: bool) -> None:
+        if self._ended:
+            return
+        if complete and self._head is not None:
+            self._begin()
+        if not self._ended:
+            self._ended = True
+            self._perform(_finish(self._flow, "response", self._exchange.observation, complete=complete))
+
+    def _perform(self, events: Iterable[Event]) -> None:
+        for event in events:
+            match event:
+                case Head(ResponseHead() as head):
+                    self._outcome = head
+                case Body(data, _):
+                    self._body = self._body + data if self._body else data
+                case Refusal():
+                    self._ended = True
+                    self._outcome = event
+                    return
+
+    def _answer(self) -> Iterable[bytes]:
+        if isinstance(self._outcome, Refusal):
+            return self._exchange.refuse(self._outcome)
+        return self._exchange.answer(self._outcome, self._body, self._reason)
+
+
+def _answered(answer: Iterable[bytes], raised: Exception) -> Iterator[bytes]:
+    """The whole answer, and then what the app raised, for the server to log."""
+    empty = True
+    for chunk in answer:
+        empty = False
+        yield chunk
+    if empty:
+        yield b""  # what is raised before any chunk would be answered by the server in its own way
+    raise raised
