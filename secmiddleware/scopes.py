@@ -39,9 +39,17 @@ def head_of(scope: Scope) -> RequestHead:
 
 
 def route_of(scope: Scope) -> str | None:
-    """The template of the route that the app chose, where it tells as Starlette does: in the scope."""
+    """The template of the route that the app chose, where it tells as Starlette does: in the scope.
+
+    The prefix of a mount belongs to it, unless a parameter of the path stands in there: a template never has
+    what a caller wrote.
+    """
     route = getattr(scope.get("route"), "path", None)
-    return route if isinstance(route, str) else None
+    if not isinstance(route, str):
+        return None
+    prefix = scope.get("root_path", "").rstrip("/")
+    parameters = scope.get("path_params") or {}
+    return route if any(f"/{value}/" in f"{prefix}/" for value in parameters.values()) else prefix + route
 
 
 def show(scope: Scope, identity: Identity | None) -> None:

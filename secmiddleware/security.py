@@ -34,6 +34,7 @@ from secmiddleware.rotation.stores import open_store
 from secmiddleware.settings.loading import load
 from secmiddleware.settings.models import KeysSettings, MtlsSettings, Settings
 from secmiddleware.telemetry.audit import AuditObserver
+from secmiddleware.telemetry.counts import Vitals
 from secmiddleware.telemetry.observer import Observer
 
 
@@ -70,7 +71,7 @@ class SecurityManager:
                 if field.reveal_to
             },
         )
-        self.observer: Observer = AuditObserver()
+        self.observer: Observer = AuditObserver(self._telemetry())
         self._changing = threading.Lock()
         self.running = False
 
@@ -137,6 +138,27 @@ class SecurityManager:
             "encryption": self.encryption.status() if self.encryption is not None else None,
             "rotation": self._line.health() if self._line is not None else None,
         }
+
+    def vitals(self) -> Vitals:
+        """How certificates and keys are, for metrics: dates and numbers."""
+        now, keyring = datetime.now(UTC), self.snapshot.keyring
+        expiries = self.certificates.expiries()
+        if keyring is None:
+            return Vitals(expiries)
+        return Vitals(expiries, keyring.ring, keyring.gen, keyring.primary(now).activate_at)
+
+    def _telemetry(self) -> Observer | None:
+        """Who makes spans and metrics, unless that is off."""
+        telemetry = self.settings.telemetry
+        if telemetry.traces == "off":
+            return None
+        from secmiddleware.telemetry.opentelemetry import OpenTelemetryObserver  # takes 40 ms
+
+        return OpenTelemetryObserver(
+            trust_inbound_context=telemetry.trust_inbound_context,
+            names=telemetry.identity == "name",
+            vitals=self.vitals,
+        )
 
     def __enter__(self) -> Self:
         """Start."""

@@ -35,8 +35,10 @@ NEIGHBOURS = {
     ("telemetry", "engine"),  # an observer is told the engine's verdict
 }
 
-# Each is imported in one module at most.
-ONE_DOOR = ("opentelemetry", "kombu", "redis")
+# Each is imported in one module at most; OpenTelemetry's SDK, which is set up for servers only, apart from
+# its API.
+ONE_DOOR = ("opentelemetry.sdk", "kombu", "redis")
+API_DOORS = {"secmiddleware.telemetry.opentelemetry", "secmiddleware.telemetry.exporting"}
 
 # Nobody pays for what is not configured.
 OPTIONAL = {
@@ -91,7 +93,7 @@ def violations(module: str, source: str, *, package: bool = False) -> list[str]:
         return [f"{module} is in no layer: give its room a place in LAYERS"]
     for name in _imported(module, source, package=package):
         first, *rest = name.split(".")
-        if first != "secmiddleware":
+        if first != "secmiddleware" or rest == ["__version__"]:
             continue
         target = rest[0] if rest else ""
         below = _layer(target)
@@ -109,12 +111,12 @@ def violations(module: str, source: str, *, package: bool = False) -> list[str]:
 
 
 def doors(modules: list[tuple[str, str]], distribution: str) -> list[str]:
-    """The modules that import a top-level package."""
+    """The modules that import a package, or a part of it."""
     return [
         module
         for module, source in modules
         if any(
-            name.split(".")[0] == distribution
+            f"{name}.".startswith(f"{distribution}.")
             for name in _imported(module, source, package=_is_package(module))
         )
     ]
@@ -124,6 +126,10 @@ def test_imports_only_look_down() -> None:
     modules = list(_modules(PACKAGE))
     assert len(modules) > 2
     assert [v for name, source in modules for v in violations(name, source, package=_is_package(name))] == []
+
+
+def test_the_api_of_opentelemetry_has_its_doors_in_one_room() -> None:
+    assert set(doors(list(_modules(PACKAGE)), "opentelemetry")) <= API_DOORS
 
 
 @pytest.mark.parametrize("distribution", ONE_DOOR)
@@ -167,6 +173,7 @@ def test_the_rule_catches_an_import_that_looks_up(module: str, package: bool, so
         ),
         ("secmiddleware.fields", True, "from .marks import Mark\nfrom .. import errors"),
         ("secmiddleware.paths", False, "from secmiddleware.messages import Refusal"),
+        ("secmiddleware.paths", False, "from secmiddleware import __version__"),
         ("secmiddleware.servers.uvicorn", False, "from secmiddleware.asgi import SecMiddleware"),
         (
             "secmiddleware",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from cryptography import x509
 
 from secmiddleware.certificates.contexts import Handshake, server_context
 from secmiddleware.certificates.judgement import Judged, Rejected, Trust
@@ -42,6 +45,16 @@ class CertificateManager:
             raise CertificateError("there is no server certificate: set [mtls] certificate and key")
         anchors = [anchor.certificate for anchor in self.trust.anchors]
         return server_context(self._certificate, self._key, anchors, self._handshake)
+
+    def expiries(self) -> dict[str, datetime]:
+        """When the first of the trust anchors is over, and when what stands in the server's own file is."""
+        ends = {"anchor": [anchor.certificate.not_valid_after_utc for anchor in self.trust.anchors]}
+        if self._certificate is not None:
+            # While files are being replaced there may be nothing to read; then nothing is told.
+            with suppress(OSError, ValueError):
+                chain = x509.load_pem_x509_certificates(self._certificate.read_bytes())
+                ends["server"] = [certificate.not_valid_after_utc for certificate in chain]
+        return {role: min(dates) for role, dates in ends.items() if dates}
 
     def status(self) -> dict[str, Any]:
         """What is trusted until when, as JSON-ready data."""

@@ -384,10 +384,19 @@ class RotationSettings(Section):
 
 
 class TelemetrySettings(Section):
-    """What is told about exchanges."""
+    """What is told to OpenTelemetry, where an SDK is set up; where to, the OTEL_* variables say."""
 
     traces: Literal["auto", "off"] = Field(
-        default="auto", description="auto: where OpenTelemetry is installed and set up."
+        default="auto", description="auto: spans and metrics, where an SDK is set up; off: neither."
+    )
+    trust_inbound_context: Literal["always", "mtls_only", "link", "never"] = Field(
+        default="mtls_only",
+        description="Whose traceparent and baggage are believed: mtls_only is that of callers whose "
+        "certificate is good; link begins a trace of our own that points to theirs.",
+    )
+    identity: Literal["digest", "name"] = Field(
+        default="digest",
+        description="What a span says of the caller: its certificate's digest, or its name too.",
     )
 
 

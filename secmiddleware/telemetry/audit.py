@@ -1,7 +1,8 @@
 """The audit log: one line of JSON for every refusal, under the logger `secmiddleware.audit`.
 
 A line holds the code, what refused, whose certificate it was (its digest and the escaped name) and the trace
-id that the caller was shown; never a value, a certificate, a header or a path.
+id that the caller was shown; never a value, a certificate, a header or a path. It is written whether traces
+are sampled or not: another observer may stand within this one, and sees all that it sees.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from functools import cached_property
 from secmiddleware.engine import Admission
 from secmiddleware.fields.flows import Report
 from secmiddleware.messages import Refusal, RequestHead
-from secmiddleware.telemetry.observer import ExchangeRecord, Stage
+from secmiddleware.telemetry.observer import ExchangeRecord, Observation, Observer, Stage
 
 audit_log = logging.getLogger("secmiddleware.audit")
 
@@ -24,46 +25,66 @@ audit_log = logging.getLogger("secmiddleware.audit")
 class AuditObserver:
     """Writes a line for every exchange that was refused, at whatever stage."""
 
-    def begin(self, head: RequestHead, verdict: Admission | Refusal, started_ns: int) -> AuditObservation:  # noqa: ARG002  (the Protocol's; a log line has its own time)
+    def __init__(self, within: Observer | None = None) -> None:
+        """`within` sees every exchange too; where it has a trace, its id is the one that is told."""
+        self._within = within
+
+    def begin(self, head: RequestHead, verdict: Admission | Refusal, started_ns: int) -> AuditObservation:
         """The observation of one exchange."""
-        return AuditObservation(head, verdict)
+        within = None if self._within is None else self._within.begin(head, verdict, started_ns)
+        return AuditObservation(head, verdict, within)
 
 
 class AuditObservation:
-    """One exchange on its way to the audit log."""
+    """One exchange on its way to the audit log, and to whoever stands within."""
 
-    watches = False
-
-    def __init__(self, head: RequestHead, verdict: Admission | Refusal) -> None:
-        self.head = head
+    def __init__(
+        self, head: RequestHead, verdict: Admission | Refusal, within: Observation | None = None
+    ) -> None:
+        self._head = head
         self._verdict = verdict
+        self._within = within
+
+    @property
+    def head(self) -> RequestHead:
+        """The head as those within want it."""
+        return self._head if self._within is None else self._within.head
+
+    @property
+    def watches(self) -> bool:
+        """Whether anybody within wants the status: a log of refusals does not."""
+        return self._within is not None and self._within.watches
 
     @cached_property
     def trace_id(self) -> str:
-        """A random id, made when it is first asked for: most exchanges never need one."""
-        return os.urandom(16).hex()
+        """The trace's id; where there is none a random one, made when it is first asked for."""
+        return (self._within and self._within.trace_id) or os.urandom(16).hex()
 
     def active(self) -> AbstractContextManager[None]:
-        """Nothing: a log has no context."""
-        return nullcontext()
+        """What those within want to be in force while the app is called."""
+        return nullcontext() if self._within is None else self._within.active()
 
     def stage(self, name: Stage, start_ns: int, end_ns: int, report: Report) -> None:
-        """Nothing: what was done to whom is not for this log."""
+        """For those within: what was done to whom is not for this log."""
+        if self._within is not None:
+            self._within.stage(name, start_ns, end_ns, report)
 
     def end(self, record: ExchangeRecord) -> None:
         """Write the line, if the exchange was refused."""
         if record.refusal is not None:
             audit_log.warning("%s", json.dumps(self._line(record.refusal)))
+        if self._within is not None:
+            self._within.end(record)
 
     def _line(self, refusal: Refusal) -> dict[str, object]:
-        identity, presented = self._verdict.identity, self.head.presented
+        identity, presented = self._verdict.identity, self._head.presented
         return {
             "event": "access.denied",
             "code": refusal.code,
             "status": refusal.status,
             "where": refusal.where,
-            "protocol": self.head.protocol,
-            "peer": self.head.peer.host,
+            "protocol": self._head.protocol,
+            "peer": self._head.peer.host,
             "client": None if identity is None else str(identity),
             "client_sha256": None if presented is None else hashlib.sha256(presented.leaf).hexdigest(),
             "trace_id": self.trace_id,
