@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import jsonpath_rfc9535
-from jsonpath_rfc9535.segments import JSONPathRecursiveDescentSegment, JSONPathSegment
-from jsonpath_rfc9535.selectors import IndexSelector, NameSelector, WildcardSelector
 
 # Far above what anybody writes; each step is a state of json_rewriting's automaton, which stays small so.
 MAX_STEPS: Final = 32
@@ -80,44 +78,73 @@ class Mark:
                 `..name`. The message says which part, in one sentence.
         """
         try:
-            segments = jsonpath_rfc9535.compile(text).segments
+            normal = str(jsonpath_rfc9535.compile(text))
         except jsonpath_rfc9535.JSONPathError as error:
-            reason = str(error).partition("\n")[0]
+            # Not str(error): where the text is empty, one line of versions cannot write its own error.
+            reason = str(error.args[0]).partition("\n")[0] if error.args else "it cannot be read"
             raise ValueError(f"{text!r} is not a JSONPath expression (RFC 9535): {reason}") from None
-        if not segments:
+        steps = tuple(_steps(text, normal))
+        if not steps:
             raise ValueError("'$' alone would mark the whole body: name what is secret in it, as in $.ssn")
-        if len(segments) > MAX_STEPS:
-            raise ValueError(f"{text!r} has {len(segments)} steps; a mark has {MAX_STEPS} at most")
-        return cls(tuple(_step(text, segment) for segment in segments))
+        if len(steps) > MAX_STEPS:
+            raise ValueError(f"{text!r} has {len(steps)} steps; a mark has {MAX_STEPS} at most")
+        return cls(steps)
 
     def __str__(self) -> str:
         """The mark in its shortest spelling, whichever was written."""
         return "$" + "".join(map(str, self.steps))
 
 
-def _step(text: str, segment: JSONPathSegment) -> Step:
-    if len(segment.selectors) != 1:
-        raise ValueError(f"{text!r} has several selectors in one pair of brackets: write a mark for each")
-    descends = isinstance(segment, JSONPathRecursiveDescentSegment)
-    match segment.selectors[0]:
-        case NameSelector(name=name):
-            if any("\ud800" <= char <= "\udfff" for char in name):
-                raise ValueError(f"{text!r} names half a surrogate pair, which is no character")
-            return Descend(name) if descends else Name(name)
-        case WildcardSelector() if not descends:
-            return Each()
-        case IndexSelector(index=index) if not descends:
-            if index < 0:
-                raise ValueError(f"{text!r} counts from the end: an index must be 0 or more here")
-            return Index(index)
-        case _:
-            raise ValueError(
-                f"{text!r} uses more of JSONPath than is possible here: only names, [*], [n] and ..name are"
-            )
+# One segment of an expression as the library writes it back: brackets only, names in single quotes. That form
+# is RFC 9535's own (§2.7), so it is the same in every line of the library's versions, which share no classes.
+_SEGMENT: Final = re.compile(r"(\.\.)?\[(?:'((?:[^'\\]|\\.)*+)'|(\*)|(-?[0-9]++))(, )?\]?", re.DOTALL)
+
+
+def _steps(text: str, normal: str) -> Iterator[Step]:
+    position = 1  # behind the $
+    while position < len(normal):
+        found = _SEGMENT.match(normal, position)
+        if found is None:
+            raise _too_much(text)
+        position = found.end()
+        descends, name, wildcard, index, several = found.groups()
+        if several is not None:
+            raise ValueError(f"{text!r} has several selectors in one pair of brackets: write a mark for each")
+        if normal[position - 1] != "]" or (descends and name is None):
+            raise _too_much(text)
+        if name is not None:
+            yield _named(text, _unescaped(name), descends=descends is not None)
+        elif wildcard is not None:
+            yield Each()
+        elif int(index) < 0:
+            raise ValueError(f"{text!r} counts from the end: an index must be 0 or more here")
+        else:
+            yield Index(int(index))
+
+
+def _too_much(text: str) -> ValueError:
+    return ValueError(
+        f"{text!r} uses more of JSONPath than is possible here: only names, [*], [n] and ..name are"
+    )
+
+
+def _named(text: str, name: str, *, descends: bool) -> Name | Descend:
+    if any("\ud800" <= char <= "\udfff" for char in name):
+        raise ValueError(f"{text!r} names half a surrogate pair, which is no character")
+    return Descend(name) if descends else Name(name)
+
+
+def _unescaped(name: str) -> str:
+    def char(found: re.Match[str]) -> str:
+        return chr(int(found[1], 16)) if found[1] else _UNESCAPES[found[2]]
+
+    return re.sub(r"\\(?:u([0-9A-Fa-f]{4})|(.))", char, name, flags=re.DOTALL)
 
 
 # RFC 9535 §2.7: how a name is escaped between single quotes.
-_ESCAPES = {"'": r"\'", "\\": r"\\", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
+_ESCAPES: Final = {"'": r"\'", "\\": r"\\", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
+
+_UNESCAPES: Final = {escape[1]: char for char, escape in _ESCAPES.items()}
 
 
 def _quoted(name: str) -> str:
