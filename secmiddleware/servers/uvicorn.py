@@ -10,6 +10,7 @@ uvloop it gave one client another client's certificate.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -33,13 +34,13 @@ from secmiddleware.asgi import SecMiddleware
 from secmiddleware.errors import ConfigError, Finding, SecMiddlewareError
 from secmiddleware.identity.presentation import presented_on
 from secmiddleware.messages import PRESENTED_KEY, Presented
-from secmiddleware.scopes import App, Receive, Scope, Send
+from secmiddleware.scopes import App, Message, Receive, Scope, Send
 from secmiddleware.security import SecurityManager, certificates_of
 from secmiddleware.servers.target import load_app
 from secmiddleware.settings import Settings, load
+from secmiddleware.telemetry.exporting import start_exporting, wanted
 
 if TYPE_CHECKING:
-    import asyncio
 
     class _Stock(asyncio.Protocol):
         def shutdown(self) -> None: ...
@@ -275,11 +276,44 @@ def _served() -> tuple[Serving, SecurityManager]:
     return serving, SecurityManager.from_config(serving.config)
 
 
-def application() -> SecMiddleware:
+def application() -> App:
     """The wrapped app, in the process that serves it."""
     with _ends_a_worker():
         serving, manager = _served()
-        return SecMiddleware(load_app(serving.target, factory=serving.factory), config=manager)
+        shell = SecMiddleware(load_app(serving.target, factory=serving.factory), config=manager)
+        settings = manager.settings
+        if settings.telemetry.traces == "off" or not wanted():
+            return shell
+        return _Exporting(shell, settings.service.name)
+
+
+class _Exporting:
+    """An app with an OpenTelemetry SDK from its startup, unless it sets up its own, to its shutdown."""
+
+    def __init__(self, app: App, service: str) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        stop: Callable[[], None] | None = None
+
+        async def hear(message: Message) -> None:
+            nonlocal stop
+            match message["type"]:
+                case "lifespan.startup.complete":
+                    stop = start_exporting(self._service)
+                case "lifespan.shutdown.complete" | "lifespan.shutdown.failed" if stop is not None:
+                    # Before the server hears of it and ends the process.
+                    await asyncio.to_thread(stop)
+            await send(message)
+
+        await self._app(scope, receive, hear)
 
 
 @contextmanager

@@ -59,14 +59,16 @@ def start_exporting(service: str) -> Callable[[], None]:
     Returns:
         What sends the rest and shuts down; it takes three seconds at most, and may be called twice.
     """
-    stops = [stop for signal, names in wanted().items() if (stop := _start(signal, names, service))]
+    # Which of the service's processes is telling: the sums of several would be taken for one's else.
+    told = {"service.name": service, "service.instance.id": os.urandom(16).hex()}
+    stops = [stop for signal, names in wanted().items() if (stop := _start(signal, names, told))]
     return _in_time(stops) if stops else _nothing
 
 
-def _start(signal: Signal, names: tuple[str, ...], service: str) -> Callable[[], None] | None:
+def _start(signal: Signal, names: tuple[str, ...], told: Mapping[str, str]) -> Callable[[], None] | None:
     """What stops the exporting of one signal; None where there is nothing to stop."""
     try:
-        return _start_traces(names, service) if signal == "traces" else _start_metrics(names, service)
+        return _start_traces(names, told) if signal == "traces" else _start_metrics(names, told)
     except ImportError as error:
         logger.error("OTEL_* asks for %s, but there is no %s: %s", signal, error.name, _HINT)
     except Exception:
@@ -94,7 +96,7 @@ def _in_time(stops: list[Callable[[], None]]) -> Callable[[], None]:
     return stop
 
 
-def _start_traces(names: tuple[str, ...], service: str) -> Callable[[], None] | None:
+def _start_traces(names: tuple[str, ...], told: Mapping[str, str]) -> Callable[[], None] | None:
     from opentelemetry import trace
 
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
@@ -104,7 +106,7 @@ def _start_traces(names: tuple[str, ...], service: str) -> Callable[[], None] | 
 
     exporters = [(name, _exporter("traces", name)) for name in names]
     # At the process's end it is ours to flush, and in time.
-    provider = TracerProvider(resource=_resource(service), shutdown_on_exit=False)
+    provider = TracerProvider(resource=_resource(told), shutdown_on_exit=False)
     for name, exporter in exporters:
         together = SimpleSpanProcessor if name == "console" else BatchSpanProcessor
         provider.add_span_processor(together(exporter()))
@@ -112,7 +114,7 @@ def _start_traces(names: tuple[str, ...], service: str) -> Callable[[], None] | 
     return provider.shutdown
 
 
-def _start_metrics(names: tuple[str, ...], service: str) -> Callable[[], None] | None:
+def _start_metrics(names: tuple[str, ...], told: Mapping[str, str]) -> Callable[[], None] | None:
     from opentelemetry import metrics
 
     if not type(metrics.get_meter_provider()).__module__.startswith("opentelemetry.metrics."):
@@ -125,7 +127,7 @@ def _start_metrics(names: tuple[str, ...], service: str) -> Callable[[], None] |
         # Prometheus asks, and is not sent to: its package announces a reader.
         is_reader = isinstance(exporter, type) and issubclass(exporter, MetricReader)
         readers.append(exporter() if is_reader else PeriodicExportingMetricReader(exporter()))
-    provider = MeterProvider(readers, resource=_resource(service), shutdown_on_exit=False)
+    provider = MeterProvider(readers, resource=_resource(told), shutdown_on_exit=False)
     metrics.set_meter_provider(provider)
     return provider.shutdown
 
@@ -143,9 +145,8 @@ def _exporter(signal: Signal, name: str) -> Any:
     return found[0].load()
 
 
-def _resource(service: str) -> Any:
-    """Who is telling: the service, and which of its processes, for sums of several would be mixed up else."""
+def _resource(told: Mapping[str, str]) -> Any:
+    """Who is telling; what `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` say goes before."""
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
-    ours = Resource({"service.name": service, "service.instance.id": os.urandom(16).hex()})
-    return Resource.create(dict(ours.merge(OTELResourceDetector().detect()).attributes))
+    return Resource.create({**told, **OTELResourceDetector().detect().attributes})

@@ -76,7 +76,7 @@ class Sdk:
         return tree
 
     def points(self, name: str) -> dict[frozenset[tuple[str, Any]], Any]:
-        """A metric's data points by their attributes: the sum, the level, or how many durations there were."""
+        """A metric by the attributes of its points: a sum, a level, or how many durations there were."""
         return {
             frozenset(point.attributes.items()): point.count if hasattr(point, "count") else point.value
             for metric in self._metrics()
