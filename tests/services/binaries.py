@@ -1,4 +1,4 @@
-"""Where a server's binary is; one that is missing is installed by the system's package manager if that may be."""
+"""Where a server's binary is; the system's package manager installs one that is missing, if that may be."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Say = Callable[[str], None]
 POLICY = Path("/usr/sbin/policy-rc.d")
 """Debian asks it before a package may start a service; 101 is no (invoke-rc.d(8), deb-systemd-invoke(1))."""
 _SAVED = POLICY.with_name("policy-rc.d.before-tests")
-_NO = b"#!/bin/sh\n# Made by the tests of secmiddleware while they install a server; removed afterwards.\nexit 101\n"
+_NO = b"#!/bin/sh\n# Made by the tests of secmiddleware, for as long as they install a server.\nexit 101\n"
 _INSTALL_SECONDS = 480.0
 
 

@@ -1,4 +1,4 @@
-"""Which Redis and which RabbitMQ the tests use, for the length of a run; `tests/conftest.py` has the fixtures."""
+"""Redis and RabbitMQ for the length of a run; `tests/conftest.py` has the fixtures."""
 
 from __future__ import annotations
 

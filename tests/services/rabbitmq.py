@@ -73,7 +73,8 @@ class RabbitMqServer(Server):
             "RABBITMQ_DIST_PORT": str(self._distribution),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
                 # No waiting for work in busy loops: the cores are the tests'.
-                "-kernel inet_dist_use_interface {127,0,0,1} -start_epmd false +sbwt none +sbwtdcpu none +sbwtdio none"
+                "-kernel inet_dist_use_interface {127,0,0,1} -start_epmd false "
+                "+sbwt none +sbwtdcpu none +sbwtdio none"
             ),
             "RABBITMQ_CONF_ENV_FILE": str(home / "environment.conf"),
             "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq.conf"),

@@ -1,4 +1,4 @@
-"""The servers of the tests: our own, seen by nobody else, gone afterwards; a missing one is told in one line."""
+"""The servers of the tests: seen by nobody else, gone afterwards; a missing one is told in one line."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ NOWHERE = Service("Nowhere", "nowhere-server", ("/nowhere/bin/nowhere", "nowhere
 def listeners_of(group: int) -> set[str]:
     """The addresses on which the processes of a group listen for TCP, as the kernel has them."""
     inodes = set()
-    for process in Path("/proc").glob("[0-9]*"):
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
         try:
-            if os.getpgid(int(process.name)) == group:
-                inodes |= {os.readlink(found) for found in (process / "fd").iterdir()}
-        except OSError:
+            if os.getpgid(int(descriptor.parts[2])) == group:
+                inodes.add(str(descriptor.readlink()))
+        except OSError:  # closed in this moment
             continue
     found = set()
     for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
@@ -65,7 +65,7 @@ def test_a_server_that_cannot_start_says_why(redis_server):
     server = RedisServer(redis_server.binary)
     server.port = redis_server.port
     try:
-        with pytest.raises(AssertionError, match="redis did not start: (?s:.*)in use"):
+        with pytest.raises(AssertionError, match=r"redis did not start: (?s:.*)in use"):
             server.start()
     finally:
         server.end()
@@ -73,7 +73,7 @@ def test_a_server_that_cannot_start_says_why(redis_server):
 
 def test_rabbitmq_ends_with_all_that_belongs_to_it(rabbitmq_server):
     server = RabbitMqServer(rabbitmq_server.binary)
-    server.start()
+    server.begin()
     children = {server._process.pid, server._epmd.pid}
     server.end()
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
@@ -98,9 +98,11 @@ def test_a_binary_that_is_missing_and_may_not_be_installed_is_one_line_that_says
 
 def test_the_tests_that_need_a_missing_server_fail_and_are_counted(monkeypatch, pytestconfig):
     monkeypatch.setattr(binaries, "_may_install", lambda: False)
-    with pytest.raises(pytest.fail.Exception, match="apt-get install nowhere-server"):
-        with provided.serving(RedisServer, NOWHERE, pytestconfig):
-            pass
+    with (
+        pytest.raises(pytest.fail.Exception, match="apt-get install nowhere-server"),
+        provided.serving(RedisServer, NOWHERE, pytestconfig),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("before", [None, b"#!/bin/sh\nexit 104\n"])
