@@ -17,6 +17,7 @@ from secmiddleware.files import write_secret
 from secmiddleware.messages import Presented
 from secmiddleware.security import SecurityManager
 from telemetry.seeing import Sdk
+from telemetry.shells import SHELLS, Shell
 
 CALLER = "spiffe://example.org/clients/ada"
 
@@ -85,3 +86,8 @@ def settings(folder: Path) -> dict[str, Any]:
 @pytest.fixture
 def sdk() -> Sdk:
     return Sdk()
+
+
+@pytest.fixture(params=SHELLS)
+def shell(request: pytest.FixtureRequest) -> Shell:
+    return SHELLS[request.param]
