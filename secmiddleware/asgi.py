@@ -363,7 +363,7 @@ class _Lifespan:
             self._stop = self._shell.start(self._scope)
         except SecMiddlewareError as error:
             await self._send({"type": "lifespan.startup.failed", "message": f"secmiddleware: {error}"})
-            return
+            raise  # as Starlette does: its test client takes whoever returns for started
         try:
             await self._app_lifespan()
             if not self._failed:
