@@ -14,6 +14,10 @@ import pytest
 import secmiddleware
 
 PACKAGE = Path(next(iter(secmiddleware.__path__)))
+ADAPTERS = Path(__file__).parents[1] / "integrations"
+
+# What an adapter stands on, beside Python itself and secmiddleware.
+FRAMEWORK_OF = {"secmiddleware_starlette": set()}
 
 # From the top down. A module may import what stands below its own row, and within its own room.
 LAYERS = (
@@ -184,6 +188,30 @@ def test_the_rule_catches_an_import_that_looks_up(module: str, package: bool, so
 )
 def test_the_rule_lets_an_import_pass_that_looks_down(module: str, package: bool, source: str) -> None:
     assert violations(module, source, package=package) == []
+
+
+def foreign(adapter: str, source: str) -> set[str]:
+    """The top-level packages that a module of an adapter imports and has no business with."""
+    imported = {name.split(".")[0] for name in _imported(adapter, source, package=True)}
+    return imported - sys.stdlib_module_names - {"secmiddleware", adapter} - FRAMEWORK_OF[adapter]
+
+
+def test_an_adapter_imports_secmiddleware_and_its_framework_and_nothing_else() -> None:
+    found = sorted(path for path in ADAPTERS.rglob("*.py"))
+    assert {path.relative_to(ADAPTERS).parts[0] for path in found} == set(FRAMEWORK_OF)
+    for path in found:
+        assert foreign(path.relative_to(ADAPTERS).parts[0], path.read_text()) == set(), path
+
+
+def test_an_adapter_that_imports_another_framework_is_seen() -> None:
+    source = "import flask\nfrom secmiddleware_flask import SecMiddleware\nfrom secmiddleware.asgi import App"
+    assert foreign("secmiddleware_starlette", source) == {"flask", "secmiddleware_flask"}
+
+
+def test_nothing_of_ours_but_the_adapters_imports_them() -> None:
+    for name, source in _modules(PACKAGE):
+        imported = {target.split(".")[0] for target in _imported(name, source, package=_is_package(name))}
+        assert not imported & set(FRAMEWORK_OF), name
 
 
 def test_a_second_door_is_seen() -> None:

@@ -1,4 +1,4 @@
-"""What users get: a wheel, built from the source distribution, that holds the package and nothing else."""
+"""What users get: a wheel, built from the source distribution, that holds the packages and nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "secmiddleware"
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +31,19 @@ def wheel(built: Path) -> Path:
     return wheel
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_holds_the_package_and_its_adapters_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     here = {
-        path.relative_to(ROOT).as_posix()
-        for path in PACKAGE.rglob("*")
+        path.relative_to(folder).as_posix()
+        for folder, top in ((ROOT, "secmiddleware"), (ROOT / "integrations", "."))
+        for path in (folder / top).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert packed == here | {"secmiddleware/cli/examples/customers_starlette.py"}  # what the demo serves
-    assert "secmiddleware/py.typed" in packed
+    for package in {name.split("/")[0] for name in packed}:
+        assert f"{package}/py.typed" in packed
+    assert {"secmiddleware", "secmiddleware_starlette"} <= {name.split("/")[0] for name in packed}
 
 
 def test_its_metadata_names_licence_python_command_and_extras(wheel: Path) -> None:
@@ -96,4 +98,6 @@ def test_the_installed_wheel_runs_far_from_its_source(wheel: Path, tmp_path: Pat
 
     where = output_of(sys.executable, "-c", "import secmiddleware.cli; print(secmiddleware.__file__)")
     assert Path(where.strip()) == target / "secmiddleware" / "__init__.py"
+    where = output_of(sys.executable, "-c", "import secmiddleware_starlette as it; print(it.__file__)")
+    assert Path(where.strip()) == target / "secmiddleware_starlette" / "__init__.py"
     assert "Usage: secmiddleware" in output_of(str(target / "bin" / "secmiddleware"), "--help")
