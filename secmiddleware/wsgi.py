@@ -92,6 +92,8 @@ class SecMiddleware:
             exchange.end(raised)
             raise
         finally:
+            if environ.get(_APPLIED_KEY) is self:
+                del environ[_APPLIED_KEY]  # the same environ may be given to another app, or once more
             if not exchange.goes_on:
                 exchange.end()
 

@@ -1,0 +1,1 @@
+"""The WSGI shell, without a server."""
