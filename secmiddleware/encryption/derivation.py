@@ -18,6 +18,8 @@ KEY_WRAPPING: Final = b"secmw/key-wrapping/v1"
 """From the root, with the ring: what ring keys are wrapped under."""
 DOCUMENT_MAC: Final = b"secmw/document-mac/v1"
 """From the root, with the ring: what the ring document is authenticated with."""
+NOTICE_MAC: Final = b"secmw/notice-mac/v1"
+"""From the root, with the ring: what notices of a new version are authenticated with."""
 
 LENGTH: Final = 32
 """Bytes of a secret and of everything derived from one."""

@@ -51,6 +51,10 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def _nobody() -> None:
+    """Calls nobody: there is no line."""
+
+
 class EncryptionManager:
     """One key ring of one store, as this process sees it.
 
@@ -102,6 +106,7 @@ class EncryptionManager:
         self._lock = threading.RLock()
         self._look_soon: Callable[[], None] = _nobody
         self._tend_soon: Callable[[], None] = _nobody
+        self._published: Callable[[], None] = _nobody
         _managers.add(self)
 
     @property
@@ -189,6 +194,7 @@ class EncryptionManager:
         with self._lock:
             self._record.look()
             self._record.publish(lambda document: document.without_secret(kid, self._clock()))
+        self._published()
         self._tend_soon()
 
     def seal(
@@ -237,13 +243,27 @@ class EncryptionManager:
             self._look_soon()
             raise
 
-    def watched_by(self, look_soon: Callable[[], None], tend_soon: Callable[[], None]) -> None:
-        """Has the one called when a caller names an unknown key, the other when uses or states have changed.
+    def watched_by(
+        self,
+        look_soon: Callable[[], None],
+        tend_soon: Callable[[], None],
+        published: Callable[[], None] = _nobody,
+    ) -> None:
+        """Has others called; none of them may block.
 
-        Neither may block. Callers choose key ids, so the first should take its time between looks.
+        Args:
+            look_soon: when a caller names an unknown key. Callers choose key ids, so it should take its time
+                between looks.
+            tend_soon: when uses or states have changed.
+            published: when this process has written a generation in which keys came, or went.
         """
         self._look_soon = look_soon
         self._tend_soon = tend_soon
+        self._published = published
+
+    def mac_of_notice(self, message: bytes) -> bytes:
+        """HMAC-SHA-256 of a notice, under the ring's subkey for them. Raises KeyringError before `start`."""
+        return self._record.mac_of_notice(message)
 
     def seconds_to_change(self) -> float | None:
         """In how many seconds the clock alone changes a key's state; None if never."""
@@ -296,6 +316,7 @@ class EncryptionManager:
     def _add_key(self, fence: int | None = None) -> str:
         kid = self._record.add_key(self._first_block, fence)
         self._grant(kid, self._first_block)
+        self._published()
         return kid
 
     def _reserve(self, now: datetime) -> None:
@@ -389,10 +410,6 @@ class EncryptionManager:
                 key = self.keyring.secret_of(entry.kid)
                 if key is not None:
                     key.ration.drop()
-
-
-def _nobody() -> None:
-    """Wakes nobody: there is no line."""
 
 
 def _after_fork_in_child() -> None:

@@ -175,6 +175,10 @@ class RingRecord:
             self.take_in()
         raise StoreUnavailable(f"others were faster in writing ring {self.ring} {_ATTEMPTS} times")
 
+    def mac_of_notice(self, message: bytes) -> bytes:
+        """As Root's. Raises KeyringError while there is no ring."""
+        return self._opened_root().mac_of_notice(message)
+
     def lease(self, holder: str, seconds: float) -> int | None:
         """The fence of a lease on the ring, or None while another has it."""
         lease = self._store.try_lease(RECORD, holder, seconds)

@@ -9,7 +9,7 @@ from typing import Final, Self
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from secmiddleware.encryption.derivation import DOCUMENT_MAC, KEY_WRAPPING, LENGTH, derive, lp
+from secmiddleware.encryption.derivation import DOCUMENT_MAC, KEY_WRAPPING, LENGTH, NOTICE_MAC, derive, lp
 from secmiddleware.encryption.document import RingDocument, canonical, check_ring_name, parse, serialise
 from secmiddleware.encryption.kek import NONCE, TAG, Entropy, Kek
 from secmiddleware.errors import KeyringError
@@ -21,7 +21,7 @@ _KEY_CONTEXT: Final = b"secmw/key/v1"
 class Root:
     """An opened root: wraps and unwraps the keys of its ring, writes and reads the ring's documents."""
 
-    __slots__ = ("_cipher", "_mac_key", "ring", "wrapped")
+    __slots__ = ("_cipher", "_mac_key", "_notice_key", "ring", "wrapped")
 
     def __init__(self, ring: str, secret: bytes, wrapped: bytes) -> None:
         """`wrapped` is what the document carries as `root`."""
@@ -29,6 +29,7 @@ class Root:
         self.wrapped = wrapped
         self._cipher = AESGCM(derive(secret, KEY_WRAPPING, ring.encode("ascii")))
         self._mac_key = derive(secret, DOCUMENT_MAC, ring.encode("ascii"))
+        self._notice_key = derive(secret, NOTICE_MAC, ring.encode("ascii"))
 
     @classmethod
     def fresh(cls, ring: str, kek: Kek, entropy: Entropy = os.urandom) -> Self:
@@ -67,6 +68,10 @@ class Root:
         """Raises KeyringError unless `mac` is this root's over `document`."""
         if not hmac.compare_digest(mac, self._mac(document)):
             raise KeyringError(f"the document of ring {self.ring} is forged or damaged: its MAC does not fit")
+
+    def mac_of_notice(self, message: bytes) -> bytes:
+        """HMAC-SHA-256 of what a notice says, under the subkey that is for notices only: 32 bytes."""
+        return hmac.digest(self._notice_key, message, "sha256")
 
     def _mac(self, document: RingDocument) -> bytes:
         return hmac.digest(self._mac_key, canonical(document), "sha256")

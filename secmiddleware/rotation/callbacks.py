@@ -8,9 +8,12 @@ import inspect
 import logging
 import queue
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any, Final
 
+from secmiddleware.encryption.document import KeyState
 from secmiddleware.encryption.manager import Transition
 from secmiddleware.errors import ConfigError, Finding
 
@@ -19,7 +22,44 @@ _WAITING_LIMIT: Final = 256
 _ASYNC_SECONDS: Final = 30.0
 """After which an async callback is cancelled and counts as failed."""
 
+EVENTS: Final = {
+    "key.published": KeyState.PENDING,
+    "key.activated": KeyState.PRIMARY,
+    "key.demoted": KeyState.DECRYPT_ONLY,
+    "key.retired": KeyState.RETIRED,
+    "key.destroyed": KeyState.DESTROYED,
+}
+"""What a key goes through, in this order, and the state that each step leads to."""
+_STEPS: Final = tuple(EVENTS.items())
+
 _logger: Final = logging.getLogger("secmiddleware.rotation")
+
+
+def check_events(events: Iterable[str]) -> frozenset[str]:
+    """The names as a set. Raises ValueError, with all that there are, for another one and for none."""
+    wanted = tuple(events)
+    if not wanted:
+        raise ValueError(f"name at least one event: {', '.join(EVENTS)}")
+    for event in wanted:
+        if event not in EVENTS:
+            near = get_close_matches(str(event), EVENTS, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"there is no event {event!r}: there are {', '.join(EVENTS)}{hint}")
+    return frozenset(wanted)
+
+
+def steps_of(transition: Transition) -> Iterator[tuple[str, Transition]]:
+    """Each step of a key's life that lies in a transition, with the name of its event.
+
+    A process that slept, or that learns of a key late, sees several at once. None where a clock was put
+    back.
+    """
+    order = [state for _, state in _STEPS]
+    first = 0 if transition.before is None else order.index(transition.before) + 1
+    before = transition.before
+    for event, after in _STEPS[first : order.index(transition.after) + 1]:
+        yield event, replace(transition, before=before, after=after)
+        before = after
 
 
 def resolve(reference: str, key: str) -> Callable[[Transition], object]:
@@ -46,10 +86,18 @@ class Callback:
     """One callback with its own queue and daemon thread; what it raises is logged and counted."""
 
     def __init__(
-        self, name: str, function: Callable[[Transition], object], loop: asyncio.AbstractEventLoop | None
+        self,
+        name: str,
+        function: Callable[[Transition], object],
+        loop: asyncio.AbstractEventLoop | None,
+        events: frozenset[str] | None = None,
     ) -> None:
-        """An async function runs on `loop`, or on a loop of its own where there is none."""
+        """An async function runs on `loop`, or on a loop of its own where there is none.
+
+        `events` are the steps that it is told; None is for one that is told transitions as they were seen.
+        """
         self.name = name
+        self.events = events
         self.told = 0
         self.failed = 0
         self._function = function
@@ -72,7 +120,7 @@ class Callback:
 
     def anew(self) -> Callback:
         """The same for the child of a fork, which has neither the thread nor the loop."""
-        return Callback(self.name, self._function, None)
+        return Callback(self.name, self._function, None, self.events)
 
     def _run(self) -> None:
         while (transition := self._waiting.get()) is not None:

@@ -1,6 +1,8 @@
 """The rotation line: one daemon thread of a process looks at the store, tends the ring and tells callbacks.
 
-The only place where shared state is read while requests are served; requests themselves see snapshots.
+The only place where shared state is read while requests are served; requests themselves see snapshots. When
+it looks: at every poll, when a notice says so, when listening for notices has begun (again), when a request
+asks.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
-from secmiddleware.encryption.document import show_time
+from secmiddleware.encryption.document import KeyState, show_time
 from secmiddleware.encryption.manager import EncryptionManager, Transition, utc_now
-from secmiddleware.rotation.callbacks import Callback, resolve
+from secmiddleware.encryption.record import RECORD
+from secmiddleware.rotation.callbacks import Callback, check_events, resolve, steps_of
+from secmiddleware.rotation.notices import Messenger, Notice, NoticeReader, write_notice
 
 _JITTER: Final = 0.1
 """Looks are spread by a tenth, so that processes that started together do not look together for ever."""
@@ -29,11 +33,13 @@ _LOOK_GAP_SECONDS: Final = 1.0
 """The least time between looks that requests ask for: callers choose key ids."""
 _TEND_GAP_SECONDS: Final = 0.05
 """The least time between turns when uses are short: while the store is away, every seal asks."""
+_SPREAD_SECONDS: Final = 0.2
+"""Over which the processes of a fleet spread the look that a notice asks them for."""
 _SHORTEST_SECONDS: Final = 0.001
 _STOP_SECONDS: Final = 0.08
 """How long `stop` waits for the thread; one that hangs in the store is left to end by itself."""
 
-_Call = Literal["look", "tend", "stop"]
+_Call = Literal["look", "tend", "notice", "stop"]
 
 _chance: Final = random.SystemRandom()
 """Without a state, which a fork would copy and which an app may have seeded."""
@@ -54,6 +60,7 @@ class RotationLine:
         *,
         poll: timedelta = timedelta(seconds=30),
         callbacks: Sequence[str] = (),
+        messenger: Messenger | None = None,
     ) -> None:
         """Starts and imports nothing.
 
@@ -61,6 +68,8 @@ class RotationLine:
             manager: whose store is watched.
             poll: the longest time between two looks; a store of this host is looked at every second at least.
             callbacks: `module:function`, each called with a Transition; sync or async.
+            messenger: tells other processes what this one has published, and brings their notices; it is
+                started and stopped with the line.
 
         Raises:
             ValueError: `poll` is not longer than nothing.
@@ -71,7 +80,15 @@ class RotationLine:
         longest = poll.total_seconds()
         self._interval = longest if manager.reach == "network" else min(longest, _NEAR_SECONDS)
         self._references = tuple(callbacks)
+        self._listeners: list[tuple[Callable[[Transition], object], frozenset[str]]] = []
         self._callbacks: tuple[Callback, ...] = ()
+        self._messenger = messenger
+        self._notices = NoticeReader(manager.ring, manager.mac_of_notice)
+        self._not_new = 0
+        self._connections = 0
+        """How often listening has begun, and for which of these the store was looked at since."""
+        self._caught_up = 0
+        self._told: set[tuple[str, KeyState]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting = threading.Lock()
         self._wanted = False
@@ -98,10 +115,29 @@ class RotationLine:
                 (reference, resolve(reference, f"rotation.callbacks[{index}]"))
                 for index, reference in enumerate(self._references)
             ]
-            self._callbacks = tuple(Callback(name, function, self._loop) for name, function in functions)
+            self._callbacks = (
+                *(Callback(name, function, self._loop) for name, function in functions),
+                *(self._listening(function, events) for function, events in self._listeners),
+            )
             self._wanted = True
             self._begin()
-        self._manager.watched_by(self.wake, self.tend_soon)
+        self._manager.watched_by(self.wake, self.tend_soon, self._announce)
+
+    def on(self, events: Iterable[str], function: Callable[[Transition], object]) -> None:
+        """Has a function, sync or async, told of each step with one of these names, from now on.
+
+        It gets a Transition of that one step, once in a process for each key, however it was learned of.
+
+        Raises:
+            ValueError: there is no event of such a name.
+        """
+        names = check_events(events)
+        if self._wanted and self._thread is None:
+            self._begin_in_child()
+        with self._starting:
+            self._listeners.append((function, names))
+            if self._thread is not None:
+                self._callbacks = (*self._callbacks, self._listening(function, names))
 
     def wake(self) -> None:
         """Asks for a look at the store, at most one a second. Never blocks; a stopped line does nothing."""
@@ -112,15 +148,20 @@ class RotationLine:
         self._call("tend")
 
     def stop(self) -> None:
-        """Ends the thread; takes less than 100 ms whatever the store does. The line can be started again."""
+        """Ends the thread; takes less than 100 ms whatever store and broker do. It can be started again."""
+        until = time.monotonic() + _STOP_SECONDS
         with self._starting:
             self._wanted = False
             thread, self._thread = self._thread, None
             self._calls.put("stop")
             for callback in self._callbacks:
                 callback.end()
+            if self._messenger is not None:
+                self._messenger.stop()
         if thread is not None and thread is not threading.current_thread():
-            thread.join(_STOP_SECONDS)
+            thread.join(max(0.0, until - time.monotonic()))
+        if self._messenger is not None:
+            self._messenger.join(max(0.0, until - time.monotonic()))
 
     def health(self) -> dict[str, Any]:
         """How the line is, as JSON-ready data."""
@@ -133,7 +174,55 @@ class RotationLine:
                 {"name": callback.name, "told": callback.told, "failed": callback.failed}
                 for callback in self._callbacks
             ],
+            "broker": self._broker_health(),
         }
+
+    def _broker_health(self) -> dict[str, Any] | None:
+        if self._messenger is None:
+            return None
+        health = self._messenger.health()
+        connected = health["connected_since"] is not None
+        return health | {
+            # Whatever was told before it listened was not heard: only a look after that makes it ready.
+            "ready": connected and self._caught_up == self._connections,
+            "notices_seen": self._notices.seen,
+            "notices_not_new": self._not_new,
+            "notices_dropped": dict(self._notices.dropped),
+        }
+
+    def _listening(self, function: Callable[[Transition], object], events: frozenset[str]) -> Callback:
+        # An object that can be called may have neither name.
+        where = getattr(function, "__module__", type(function).__module__)
+        name = f"{where}:{getattr(function, '__qualname__', type(function).__qualname__)}"
+        return Callback(name, function, self._loop, events)
+
+    def _announce(self) -> None:
+        if self._messenger is not None and self._wanted:
+            if self._thread is None:
+                self._begin_in_child()
+            self._messenger.announce()
+
+    def _take(self, body: bytes) -> None:
+        """What the messenger brought. Only an authentic notice of something new makes the line look."""
+        result = self._notices.read(body, utc_now())
+        if not isinstance(result, Notice):
+            _logger.debug("ring %s: a notice was dropped: %s", self._manager.ring, result.reason)
+        elif result.record != RECORD or result.gen <= self._gen():
+            # Our own too, for a broker brings them back.
+            self._not_new += 1
+        else:
+            self._call("notice")
+
+    def _compose(self) -> bytes:
+        return write_notice(self._manager.ring, RECORD, self._gen(), utc_now(), self._manager.mac_of_notice)
+
+    def _connected(self) -> None:
+        self._connections += 1
+        self._call("notice")
+
+    def _gen(self) -> int:
+        keyring = self._manager.keyring
+        return 0 if keyring is None else keyring.gen
 
     def _begin(self) -> None:
         self._calls = queue.SimpleQueue()
@@ -143,6 +232,8 @@ class RotationLine:
             target=self._run, args=(self._calls, self._called), name="secmiddleware-rotation", daemon=True
         )
         self._thread.start()
+        if self._messenger is not None:
+            self._messenger.start(take=self._take, compose=self._compose, connected=self._connected)
 
     def _call(self, call: _Call) -> None:
         if not self._wanted:
@@ -169,7 +260,9 @@ class RotationLine:
             if wait <= 0:
                 # Asked for until now is answered by this turn; whoever asks during it gets another.
                 called.clear()
+                connections = self._connections
                 self._turn()
+                self._caught_up = connections
                 last = time.monotonic()
                 due = last + self._pause()
                 continue
@@ -177,10 +270,17 @@ class RotationLine:
                 call = calls.get(timeout=wait)
             except queue.Empty:
                 continue
-            if call == "stop":
-                return
-            gap = min(_LOOK_GAP_SECONDS, self._interval) if call == "look" else _TEND_GAP_SECONDS
-            due = min(due, last + gap)
+            match call:
+                case "stop":
+                    return
+                case "look":
+                    asked = last + min(_LOOK_GAP_SECONDS, self._interval)
+                case "tend":
+                    asked = last + _TEND_GAP_SECONDS
+                case "notice":
+                    spread = time.monotonic() + _chance.uniform(0, _SPREAD_SECONDS)
+                    asked = max(last + _TEND_GAP_SECONDS, spread)
+            due = min(due, asked)
 
     def _turn(self) -> None:
         for step in (self._manager.look, self._manager.tend):
@@ -198,7 +298,16 @@ class RotationLine:
         for transition in transitions:
             _logger.info("ring %s: key %s is %s", transition.ring, transition.kid, transition.after)
             for callback in self._callbacks:
-                callback.tell(transition)
+                if callback.events is None:
+                    callback.tell(transition)
+            for event, step in steps_of(transition):
+                # A clock that was put back comes by the same instant twice.
+                if (step.kid, step.after) in self._told:
+                    continue
+                self._told.add((step.kid, step.after))
+                for callback in self._callbacks:
+                    if callback.events is not None and event in callback.events:
+                        callback.tell(step)
 
     def _pause(self) -> float:
         pause = self._interval * _chance.uniform(1 - _JITTER, 1 + _JITTER)
