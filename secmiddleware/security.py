@@ -8,18 +8,18 @@ I/O.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 from secmiddleware.certificates.judgement import Trust
 from secmiddleware.certificates.manager import CertificateManager
 from secmiddleware.certificates.trust import TrustAnchor, load_anchors
 from secmiddleware.encryption.kek import load_kek
-from secmiddleware.encryption.manager import EncryptionManager, KeyPolicy
+from secmiddleware.encryption.manager import EncryptionManager, KeyPolicy, Transition
 from secmiddleware.encryption.tokens import Format
 from secmiddleware.encryption.uses import FIRST_BLOCK
 from secmiddleware.engine import Admission, Place, Places, Snapshot, admit
@@ -29,13 +29,18 @@ from secmiddleware.identity.patterns import NamePattern
 from secmiddleware.identity.policy import Policy, Rule
 from secmiddleware.messages import Refusal, RequestHead
 from secmiddleware.paths import PathPattern
+from secmiddleware.rotation.callbacks import check_events
 from secmiddleware.rotation.line import RotationLine
+from secmiddleware.rotation.notices import Messenger
 from secmiddleware.rotation.stores import open_store
 from secmiddleware.settings.loading import load
-from secmiddleware.settings.models import KeysSettings, MtlsSettings, Settings
+from secmiddleware.settings.models import KeysSettings, MtlsSettings, RotationSettings, Settings
 from secmiddleware.telemetry.audit import AuditObserver
 from secmiddleware.telemetry.counts import Vitals
 from secmiddleware.telemetry.observer import Observer
+
+Listener = TypeVar("Listener", bound=Callable[[Transition], object])
+"""A function that is told of a key; what it returns is awaited where that can be, and else ignored."""
 
 
 class SecurityManager:
@@ -54,7 +59,12 @@ class SecurityManager:
         self.certificates = certificates_of(settings.mtls)
         self.encryption = None if settings.keys is None else encryption_of(settings.keys, environ)
         self._line = (
-            RotationLine(self.encryption, poll=settings.rotation.poll, callbacks=settings.rotation.callbacks)
+            RotationLine(
+                self.encryption,
+                poll=settings.rotation.poll,
+                callbacks=settings.rotation.callbacks,
+                messenger=_messenger(settings.rotation, self.encryption.ring),
+            )
             if self.encryption is not None
             else None
         )
@@ -124,6 +134,26 @@ class SecurityManager:
                 self._line.stop()
             self.running = False
 
+    def on(self, *events: str) -> Callable[[Listener], Listener]:
+        """Has the decorated function told what becomes of keys.
+
+        The events are `key.published`, `key.activated`, `key.demoted`, `key.retired` and `key.destroyed`.
+        Sync or async, it gets a Transition (`ring, gen, kid, before, after`) once for each key, event and
+        process, whoever rotated and however this process learned of it; it disturbs neither requests nor
+        other listeners. Without `[keys]` there is nothing to tell.
+
+        Raises:
+            ValueError: there is no such event; says which there are.
+        """
+        check_events(events)
+
+        def listen(function: Listener) -> Listener:
+            if self._line is not None:
+                self._line.on(events, function)
+            return function
+
+        return listen
+
     def look_soon(self) -> None:
         """Have the store looked at: a request named a key that is not known here. Never blocks."""
         if self._line is not None:
@@ -181,6 +211,16 @@ class SecurityManager:
     ) -> None:
         """Stop."""
         self.stop()
+
+
+def _messenger(rotation: RotationSettings, ring: str) -> Messenger | None:
+    url = rotation.broker.get_secret_value()
+    if not url:
+        return None
+    # Here and not above: kombu takes a tenth of a second to import.
+    from secmiddleware.rotation.broker import Broker
+
+    return Broker(url, ring, ca=rotation.broker_ca)
 
 
 def certificates_of(mtls: MtlsSettings) -> CertificateManager:

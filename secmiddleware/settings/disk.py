@@ -33,6 +33,8 @@ def review_disk(settings: Settings, environ: Mapping[str, str]) -> Iterator[Note
     yield from _own_pair(settings.mtls)
     if settings.keys is not None:
         yield from _keys(settings.keys, environ)
+    if settings.rotation.broker_ca is not None:
+        yield from _broker_ca(settings.rotation.broker_ca)
 
 
 def _trust(mtls: MtlsSettings) -> Iterator[Note]:
@@ -62,6 +64,18 @@ def _trust(mtls: MtlsSettings) -> Iterator[Note]:
                 message = f"holds a CA that mtls.trust[{earlier}] holds too, with another may_assert"
                 yield Mistake(key, message), (key, ("mtls", "trust", earlier))
                 break
+
+
+def _broker_ca(path: Path) -> Iterator[Note]:
+    data = _read(path)
+    problem = data if isinstance(data, str) else None
+    if problem is None:
+        try:
+            load_anchors(path)
+        except CertificateError as error:
+            problem = str(error)
+    if problem is not None:
+        yield Mistake(("rotation", "broker_ca"), problem), ()
 
 
 def _own_pair(mtls: MtlsSettings) -> Iterator[Note]:

@@ -37,7 +37,7 @@ from secmiddleware.settings.quantities import (
 )
 from secmiddleware.settings.references import (
     SettingError,
-    read_reference,
+    resolve_broker,
     resolve_kek,
     resolve_path,
     resolve_store,
@@ -185,8 +185,8 @@ def _path(value: object, info: ValidationInfo) -> Path:
     return resolve_path(value, _base(info))
 
 
-def _secret(value: object, info: ValidationInfo) -> SecretStr:
-    return SecretStr(read_reference(value, _base(info), _environ(info)))
+def _broker(value: object, info: ValidationInfo) -> SecretStr:
+    return SecretStr(resolve_broker(value, _base(info), _environ(info)))
 
 
 def _store(value: object, info: ValidationInfo) -> str:
@@ -227,7 +227,7 @@ Duration = Annotated[timedelta, BeforeValidator(_duration, json_schema_input_typ
 PositiveDuration = Annotated[timedelta, BeforeValidator(_positive_duration, json_schema_input_type=_DURATION)]
 Size = Annotated[int, BeforeValidator(_size, json_schema_input_type=_SIZE)]
 PathSetting = Annotated[Path, BeforeValidator(_path, json_schema_input_type=str)]
-Secret = Annotated[SecretStr, BeforeValidator(_secret, json_schema_input_type=_REFERENCE), IsReference()]
+Broker = Annotated[SecretStr, BeforeValidator(_broker, json_schema_input_type=_REFERENCE), IsReference()]
 Store = Annotated[str, BeforeValidator(_store, json_schema_input_type=_REFERENCE), IsReference()]
 Kek = Annotated[str, BeforeValidator(_kek, json_schema_input_type=_REFERENCE), IsReference()]
 ServiceName = Annotated[str, BeforeValidator(_service_name)]
@@ -374,7 +374,13 @@ class FieldSettings(Section):
 class RotationSettings(Section):
     """How changes of keys and certificates are noticed and told."""
 
-    broker: Secret = Field(default=SecretStr(""), description="The broker's URL; empty: none.")
+    broker: Broker = Field(
+        default=SecretStr(""),
+        description="Where notices go: redis://… rediss://… amqp://… amqps://… or memory://; empty: none.",
+    )
+    broker_ca: PathSetting | None = Field(
+        default=None, description="The CAs that may speak for a broker with TLS, in PEM."
+    )
     poll: PositiveDuration = Field(
         default=timedelta(seconds=30), description="How often the store is looked at."
     )

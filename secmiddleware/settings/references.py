@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from secmiddleware.files import SecretFileError, read_secret
 
@@ -21,6 +22,8 @@ LARGEST_SECRET: Final = 64 * 1024
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
+BROKER_SCHEMES: Final = ("redis", "rediss", "amqp", "amqps")
+TLS_SCHEMES: Final = ("rediss", "amqps")
 EITHER_REFERENCE: Final = 'a text, { file = "…" } or { env = "…" }'
 
 
@@ -83,6 +86,38 @@ def resolve_store(value: object, base: Path, environ: Mapping[str, str]) -> str:
     if text.startswith(("redis:", "rediss:")):
         raise SettingError("Redis is not supported by this version", 'use "file:PATH" or "memory:"')
     raise SettingError('must be "memory:" or "file:PATH"', _file_hint(text, base))
+
+
+def resolve_broker(value: object, base: Path, environ: Mapping[str, str]) -> str:
+    """The broker's URL; "" is none. It may hold a password, so nothing of it is ever told.
+
+    Options in the URL are refused, since some of them switch checks off, and so are lists of brokers.
+    """
+    text = read_reference(value, base, environ)
+    if text in ("", "memory://"):
+        return text
+    broken = SettingError(
+        "is not a URL of a broker", "as in redis://host:6379/0; percent-encode the signs of a password"
+    )
+    if not text.isprintable() or re.search(r"\s", text):
+        raise broken
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise broken from None
+    if parts.scheme not in BROKER_SCHEMES:
+        known = ", ".join(f"{scheme}://" for scheme in BROKER_SCHEMES)
+        raise SettingError(f"must be empty, memory://, or begin with one of {known}")
+    if not parts.hostname or port == 0:
+        raise broken
+    if parts.query or parts.fragment or "?" in text or "#" in text:
+        raise SettingError("must have no options: how the broker is used is not its URL's to say")
+    if ";" in text:
+        raise SettingError("must name one broker", "in a password, write %3B for a semicolon")
+    if parts.scheme.startswith("redis") and not re.fullmatch(r"/?|/[0-9]{1,5}", parts.path):
+        raise SettingError("must end in the number of a Redis database, or in nothing")
+    return text
 
 
 def resolve_kek(value: object, base: Path) -> str:

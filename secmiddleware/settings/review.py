@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.util import find_spec
 from itertools import combinations
 from typing import Final
 
@@ -19,6 +20,7 @@ from secmiddleware.settings.mistakes import Mistake, write_path
 from secmiddleware.settings.models import Client, FieldSettings, PlaceSettings, RouteSettings, Settings
 from secmiddleware.settings.positions import KeyPath
 from secmiddleware.settings.quantities import write_duration
+from secmiddleware.settings.references import TLS_SCHEMES
 
 # Each mark is compared with every other one that shares a route with it: a second's work or so.
 _MOST_MARKS: Final = 1000
@@ -37,6 +39,7 @@ def review(settings: Settings, broken: Collection[KeyPath], environ: Mapping[str
         *_mtls(settings),
         *_routes(settings),
         *_keys(settings),
+        *_broker(settings),
         *_fields(settings),
         *_overlapping_marks(settings),
         *review_disk(settings, environ),
@@ -64,11 +67,6 @@ def _unsupported(settings: Settings) -> Iterator[Note]:
         yield Mistake(("mtls", "source"), f'"{settings.mtls.source}" {later}', 'only "server" is'), ()
     if settings.mtls.crl:
         yield Mistake(("mtls", "crl"), f"revocation by lists {later}", "leave crl empty"), ()
-    if settings.rotation.broker.get_secret_value():
-        yield (
-            Mistake(("rotation", "broker"), f"a broker {later}", "leave broker empty: the store is polled"),
-            (),
-        )
     for name, one in settings.fields.items():
         if one.format not in _FORMATS:
             yield Mistake(("fields", name, "format"), f'"{one.format}" {later}', 'use "aead" or "fernet"'), ()
@@ -169,6 +167,26 @@ def _keys(settings: Settings) -> Iterator[Note]:
     if keys.max_document_age < keys.rotate_every:
         message = "must not be shorter than rotate_every: a node could not start on a ring that is in order"
         yield Mistake(("keys", "max_document_age"), message), (rotate,)
+
+
+def _broker(settings: Settings) -> Iterator[Note]:
+    here, ca = ("rotation", "broker"), ("rotation", "broker_ca")
+    scheme, colon, _ = settings.rotation.broker.get_secret_value().partition(":")
+    if settings.rotation.broker_ca is not None and scheme not in TLS_SCHEMES:
+        message = "is of no use: only a broker with rediss:// or amqps:// is asked for a certificate"
+        yield Mistake(ca, message), (here,)
+    if not colon:
+        return
+    if scheme in TLS_SCHEMES and settings.rotation.broker_ca is None:
+        message = f"is {scheme}://, but nothing says whose certificates are good there"
+        yield Mistake(here, message, 'name the CA: broker_ca = "…"'), (ca,)
+    if settings.keys is None:
+        yield Mistake(here, "has nothing to tell: there is no [keys]", "leave it empty"), (("keys",),)
+    needed = ("kombu", "redis") if scheme.startswith("redis") else ("kombu",)
+    missing = [package for package in needed if find_spec(package) is None]
+    if missing:
+        message = f"needs {' and '.join(missing)}, which is not installed"
+        yield Mistake(here, message, f"pip install 'secmiddleware[{','.join(needed)}]'"), ()
 
 
 def _fields(settings: Settings) -> Iterator[Note]:

@@ -408,7 +408,10 @@ def test_a_reference_that_leads_nowhere_is_told(place, reference, message):
 @pytest.mark.parametrize(
     "text",
     [
-        MTLS + KEYS + f'[rotation]\nbroker = "amqp://user:{SECRET}@host"\n',
+        MTLS + KEYS + f'[rotation]\nbroker = "amqps://user:{SECRET}@host"\n',
+        MTLS + KEYS + f'[rotation]\nbroker = "amqp://user:{SECRET}@host?a"\n',
+        MTLS + KEYS + f'[rotation]\nbroker = "sqs://user:{SECRET}@host"\n',
+        MTLS + KEYS + f'[rotation]\nbroker = "{SECRET}"\n',
         MTLS + KEYS.replace("file:state/keyring.json", f"redis://:{SECRET}@host/0"),
         MTLS + KEYS.replace("file:state/keyring.json", f"postgres://:{SECRET}@host/0"),
         MTLS + KEYS.replace("file:state/keyring.json", f"file://{SECRET}"),

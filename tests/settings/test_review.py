@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -154,12 +155,36 @@ CONTRADICTIONS = {
         ),
         "fields", "[[fields.f", "has 1200 marks in all",
     ),
+    "a broker and nothing to tell": (
+        SERVICE + MTLS + '[rotation]\nbroker = "memory://"\n',
+        "rotation.broker", "broker", "there is no [keys]",
+    ),
+    "TLS to a Redis that anybody may be": (
+        SERVICE + MTLS + KEYS + '[rotation]\nbroker = "rediss://:pw@host/0"\n',
+        "rotation.broker", "broker", "nothing says whose certificates are good",
+    ),
+    "TLS to a RabbitMQ that anybody may be": (
+        SERVICE + MTLS + KEYS + '[rotation]\nbroker = "amqps://host"\n',
+        "rotation.broker", "broker", "nothing says whose certificates are good",
+    ),
+    "a broker's CA without TLS": (
+        SERVICE + MTLS + KEYS + '[rotation]\nbroker = "amqp://host"\nbroker_ca = "pki/ca.pem"\n',
+        "rotation.broker_ca", "broker_ca", "of no use",
+    ),
+    "a broker's CA without a broker": (
+        SERVICE + MTLS + KEYS + '[rotation]\nbroker_ca = "pki/ca.pem"\n',
+        "rotation.broker_ca", "broker_ca", "of no use",
+    ),
+    "a broker's CA that is not there": (
+        SERVICE + MTLS + KEYS + '[rotation]\nbroker = "amqps://host"\nbroker_ca = "pki/nobody.pem"\n',
+        "rotation.broker_ca", "broker_ca", "there is no file",
+    ),
+    "a broker's CA that is none": (
+        SERVICE + MTLS + KEYS + '[rotation]\nbroker = "amqps://host"\nbroker_ca = "state/kek"\n',
+        "rotation.broker_ca", "broker_ca", "kek",
+    ),
     # What this version cannot do.
     "revocation": (SERVICE + MTLS + 'crl = ["a.crl"]\n', "mtls.crl", "crl", "not supported by this version"),
-    "a broker": (
-        SERVICE + MTLS + '[rotation]\nbroker = "memory://"\n',
-        "rotation.broker", "broker", "not supported by this version",
-    ),
     "xaes": (
         SERVICE + MTLS + KEYS + with_keys('format = "xaes"\n'),
         "fields.ssn.format", "format", '"xaes" is not supported by this version',
@@ -227,6 +252,11 @@ FINE = {
     "one mark on two routes": SERVICE + MTLS + KEYS
     + PLACE.format("a", "/x", "$.n") + PLACE.format("b", "/x/*", "$.n")
     + PLACE.format("c", "/x/y/z/**", "$.n"),
+    "a broker with TLS and its CA": SERVICE + MTLS + KEYS
+    + '[rotation]\nbroker = "rediss://host"\nbroker_ca = "pki/ca.pem"\n',
+    "a broker in one process": SERVICE + MTLS + KEYS + '[rotation]\nbroker = "memory://"\n',
+    "a broker with a name, a password and a virtual host": SERVICE + MTLS + KEYS
+    + '[rotation]\nbroker = "amqp://shop:p%40ss%2F%3B@[::1]:5672/tests"\n',
     "fernet alone": SERVICE + MTLS + KEYS + with_keys('format = "fernet"\n'),
 }  # fmt: skip
 
@@ -234,6 +264,57 @@ FINE = {
 @pytest.mark.parametrize("text", FINE.values(), ids=FINE)
 def test_what_only_looks_like_a_contradiction_loads(place, text):
     assert place.findings(text) == ()
+
+
+@pytest.mark.parametrize(
+    ("broker", "missing", "extra"),
+    [
+        ("memory://", "kombu", "kombu"),
+        ("amqp://host", "kombu", "kombu"),
+        ("redis://host", "redis", "kombu,redis"),
+        ("redis://host", "kombu", "kombu,redis"),
+    ],
+)
+def test_a_package_that_a_broker_needs_is_told_with_what_to_type(place, monkeypatch, broker, missing, extra):
+    monkeypatch.setitem(sys.modules, missing, None)  # cannot be imported
+    (found,) = place.findings(SERVICE + MTLS + KEYS + f'[rotation]\nbroker = "{broker}"\n')
+    assert found.key == "rotation.broker"
+    assert f"needs {missing}, which is not installed" in found.message
+    assert found.hint == f"pip install 'secmiddleware[{extra}]'"
+
+
+@pytest.mark.parametrize(
+    ("broker", "message"),
+    [
+        ("sqs://hunter2@host", "must be empty, memory://, or begin with one of redis://"),
+        ("hunter2", "must be empty, memory://, or begin with one of redis://"),
+        ("AMQP+x://:hunter2@host", "must be empty, memory://, or begin with one of redis://"),
+        ("memory://hunter2", "must be empty, memory://, or begin with one of redis://"),
+        ("redis+socket:///hunter2", "must be empty, memory://, or begin with one of redis://"),
+        ("pyamqp://:hunter2@host", "must be empty, memory://, or begin with one of redis://"),
+        ("amqp://", "is not a URL of a broker"),
+        ("amqp://:hunter2@/", "is not a URL of a broker"),
+        ("amqp://:hunter2@host:port", "is not a URL of a broker"),
+        ("amqp://:hunter2@host:99999", "is not a URL of a broker"),
+        ("amqp://:hunter2@host:0", "is not a URL of a broker"),
+        ("amqp://:hunter2@[::1", "is not a URL of a broker"),
+        ("amqp://:hunter2@host ", "is not a URL of a broker"),
+        ("amqp://:hunter2@ho\\u0000st", "is not a URL of a broker"),
+        ("amqp://:hunter2@host\\namqp://other", "is not a URL of a broker"),
+        ("rediss://:hunter2@host/0?ssl_cert_reqs=none", "must have no options"),
+        ("amqps://:hunter2@host?", "must have no options"),
+        ("amqp://:hunter2@host#a", "must have no options"),
+        ("amqp://:hunter2@host;amqp://other", "must name one broker"),
+        ("redis://:hunter2@host/0;redis://other", "must name one broker"),
+        ("redis://:hunter2@host/zero", "must end in the number of a Redis database"),
+        ("redis://:hunter2@host/0/1", "must end in the number of a Redis database"),
+    ],
+)
+def test_what_is_no_broker_is_told_and_not_repeated(place, broker, message):
+    (found,) = place.findings(SERVICE + MTLS + KEYS + f'[rotation]\nbroker = "{broker}"\n')
+    assert found.key == "rotation.broker"
+    assert message in found.message
+    assert "hunter2" not in str(found)
 
 
 def test_the_delay_follows_the_formula():
