@@ -10,6 +10,8 @@ import click
 
 from secmiddleware.cli.console import config_option
 
+_OTHER = {"asgi": "wsgi", "wsgi": "asgi"}
+
 
 @click.command(
     epilog="""\b
@@ -18,7 +20,8 @@ Examples:
   secmiddleware run shop.main:app --config deploy/secmiddleware.toml --host 0.0.0.0 --workers 4
   secmiddleware run shop.main:create_app --factory
 
-The app is served by uvicorn: pip install "secmiddleware[uvicorn]"."""
+An ASGI app is served by uvicorn: pip install "secmiddleware[uvicorn]".
+A WSGI app is served by gunicorn: pip install "secmiddleware[gunicorn]"."""
 )
 @click.argument("target", metavar="MODULE:APP")
 @config_option
@@ -38,25 +41,40 @@ The app is served by uvicorn: pip install "secmiddleware[uvicorn]"."""
     help="The folder from which MODULE is imported.",
 )
 @click.option(
+    "--interface",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "asgi", "wsgi"]),
+    help="What the app speaks; auto has a process of its own import the app, to see.",
+)
+@click.option(
     "--http",
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "h11", "httptools"]),
-    help="The implementation of HTTP.",
+    help="ASGI: the implementation of HTTP.",
 )
 @click.option(
     "--loop",
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "asyncio", "uvloop"]),
-    help="The event loop.",
+    help="ASGI: the event loop.",
 )
+@click.option(
+    "--threads",
+    default=None,
+    show_default="8",
+    type=click.IntRange(1, 1024),
+    help="WSGI: how many requests a process serves at once.",
+)
+@click.option("--preload", is_flag=True, help="WSGI: import the app once, before the processes are forked.")
 @click.option(
     "--log-level",
     default="info",
     show_default=True,
     type=click.Choice(["critical", "error", "warning", "info", "debug"]),
-    help="What uvicorn logs.",
+    help="What the server logs.",
 )
 @click.pass_context
 def run(
@@ -68,34 +86,81 @@ def run(
     workers: int,
     factory: bool,
     app_dir: str,
+    interface: Literal["auto", "asgi", "wsgi"],
     http: Literal["auto", "h11", "httptools"],
     loop: Literal["auto", "asyncio", "uvloop"],
+    threads: int | None,
+    preload: bool,
     log_level: str,
 ) -> None:
-    """Serve the ASGI app MODULE:APP over mutual TLS, wrapped as the settings say.
+    """Serve the ASGI or WSGI app MODULE:APP over mutual TLS, wrapped as the settings say.
 
-    Who is calling stands in the app's scope under "secmiddleware.identity", and marked fields are opened and
-    sealed on their way. What is refused is told to the caller as a problem+json, and to the log
+    Who is calling stands in the app's scope or environ under "secmiddleware.identity", and marked fields are
+    opened and sealed on their way. What is refused is told to the caller as a problem+json, and to the log
     "secmiddleware.audit" as a line of JSON.
     """
-    if find_spec("uvicorn") is None:
-        raise click.ClickException('uvicorn is not installed: pip install "secmiddleware[uvicorn]"')
-    from secmiddleware.servers.target import TargetError
-    from secmiddleware.servers.uvicorn import Serving, serve
+    from secmiddleware.servers.readiness import check_serveable
+    from secmiddleware.servers.target import TargetError, probe
+    from secmiddleware.settings import load
 
-    serving = Serving(
-        target,
-        str(config.absolute()),
-        host=host,
-        port=port,
-        workers=workers,
-        factory=factory,
-        app_dir=app_dir,
-        http=http,
-        loop=loop,
-        log_level=log_level,
-    )
+    check_serveable(load(config.absolute()), workers)  # its mistakes come before anything of the app's
     try:
-        serve(serving)
+        spoken: Literal["asgi", "wsgi"]
+        if (interface == "asgi" and workers == 1) or (interface == "wsgi" and preload):
+            spoken = interface  # this process imports the app soon, and sees then
+        else:
+            spoken = probe(target, factory=factory, interface=interface, app_dir=app_dir)
+        if spoken == "asgi":
+            _refuse(ctx, spoken, {"--threads": threads is not None, "--preload": preload})
+            _need("uvicorn")
+            from secmiddleware.servers import uvicorn
+
+            uvicorn.serve(
+                uvicorn.Serving(
+                    target,
+                    str(config.absolute()),
+                    host=host,
+                    port=port,
+                    workers=workers,
+                    factory=factory,
+                    app_dir=app_dir,
+                    http=http,
+                    loop=loop,
+                    log_level=log_level,
+                )
+            )
+        else:
+            _refuse(ctx, spoken, {"--http": http != "auto", "--loop": loop != "auto"})
+            _need("gunicorn")
+            from secmiddleware.servers import gunicorn
+
+            gunicorn.serve(
+                gunicorn.Serving(
+                    target,
+                    str(config.absolute()),
+                    host=host,
+                    port=port,
+                    workers=workers,
+                    threads=threads or gunicorn.DEFAULT_THREADS,
+                    preload=preload,
+                    factory=factory,
+                    app_dir=app_dir,
+                    log_level=log_level,
+                )
+            )
     except TargetError as error:
         raise click.BadParameter(str(error), ctx, param_hint="MODULE:APP") from None
+
+
+def _refuse(ctx: click.Context, spoken: str, given: dict[str, bool]) -> None:
+    """End where an option is given that goes with the other interface."""
+    for option, is_given in given.items():
+        if is_given:
+            message = f"is for {_OTHER[spoken].upper()} apps, and this one speaks {spoken.upper()}"
+            raise click.BadParameter(message, ctx, param_hint=option)
+
+
+def _need(server: str) -> None:
+    """End with what to install where the server is not there."""
+    if find_spec(server) is None:
+        raise click.ClickException(f'{server} is not installed: pip install "secmiddleware[{server}]"')

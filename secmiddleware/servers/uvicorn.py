@@ -31,13 +31,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol as _StockH11
 from uvicorn.supervisors import Multiprocess
 
 from secmiddleware.asgi import SecMiddleware
-from secmiddleware.errors import ConfigError, Finding, SecMiddlewareError
+from secmiddleware.errors import SecMiddlewareError
 from secmiddleware.identity.presentation import presented_on
 from secmiddleware.messages import PRESENTED_KEY, Presented
 from secmiddleware.scopes import App, Message, Receive, Scope, Send
 from secmiddleware.security import SecurityManager, certificates_of
+from secmiddleware.servers.readiness import check_serveable
 from secmiddleware.servers.target import load_app
-from secmiddleware.settings import Settings, load
+from secmiddleware.settings import load
 from secmiddleware.telemetry.exporting import start_exporting, wanted
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def options(
         CertificateError: the server's certificate cannot be used.
     """
     settings = load(config)
-    _check_serveable(settings, workers)
+    check_serveable(settings, workers)
     return {
         "http": _protocol(http),
         "lifespan": "on",
@@ -165,22 +166,6 @@ def options(
         "ssl_context_factory": partial(_tls_context, config),
         "workers": workers,
     }
-
-
-def _check_serveable(settings: Settings, workers: int) -> None:
-    """Raises where settings are good by themselves, but not to serve with: once, and not in every worker."""
-    source = None if settings.source is None else str(settings.source)
-    findings = []
-    if settings.mtls.certificate is None:
-        message = "is missing: the server has to show a certificate of its own"
-        hint = "`secmiddleware init DIR` makes one for development"
-        findings.append(Finding("mtls.certificate", message, source, hint=hint))
-    if workers > 1 and settings.keys is not None and settings.keys.store == "memory:":
-        message = f'"memory:" is for one process, but {workers} workers would each have keys of their own'
-        findings.append(Finding("keys.store", message, source, hint='use "file:PATH"'))
-    if findings:
-        raise ConfigError(findings)
-    certificates_of(settings.mtls).server_context()
 
 
 def _tls_context(

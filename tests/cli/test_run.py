@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from cli.command import (
     changed,
     children,
     ended,
+    environment,
     free_port,
     inside,
     is_free,
@@ -50,6 +52,21 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": body})
 
 def create_app():
+    return app
+"""
+WSGI_APP = """
+import json, os, pathlib
+with pathlib.Path(__file__).with_name("imported").open("a") as file:
+    print(os.getpid(), file=file)
+
+def app(environ, start_response):
+    keys = ("SCRIPT_NAME", "PATH_INFO", "wsgi.multithread", "wsgi.multiprocess")
+    told = {key: environ[key] for key in keys}
+    told |= {"pid": os.getpid(), "caller": str(environ["secmiddleware.identity"])}
+    start_response("200 OK", [("Content-Type", "application/json")])
+    yield json.dumps(told).encode()
+
+def create_app(settings=None, testing=False):
     return app
 """
 MISTAKE = ('client = "required"', 'client = "requierd"')
@@ -145,6 +162,129 @@ def test_several_workers_serve_and_all_of_them_end(config: Path, shop: Path) -> 
         assert all(map(is_gone, pids))
 
 
+@pytest.fixture
+def flat(shop: Path) -> Path:
+    """The folder has a WSGI app, too."""
+    (shop / "flat.py").write_text(WSGI_APP)
+    return shop
+
+
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [
+        ("flat:app", ()),
+        ("flat:app", ("--threads", "1", "--interface", "wsgi")),
+        ("flat:create_app", ("--factory", "--workers", "2", "--preload")),
+    ],
+)
+def test_a_wsgi_app_is_served_over_mutual_tls_until_sigterm(
+    config: Path, flat: Path, target: str, options: tuple[str, ...]
+) -> None:
+    with served(config, target, flat, *options) as server:
+        status, told = server.get("/x")
+        assert status == 200
+        assert (told["caller"], told["PATH_INFO"]) == ("spiffe://example.org/clients/demo", "/x")
+        assert told["wsgi.multithread"] == ("--threads" not in options)
+        assert told["wsgi.multiprocess"] == ("--workers" in options)
+        assert told["pid"] in children(server.process.pid)
+        status, problem = server.get(certificate=False)
+        assert (status, problem["code"]) == (401, "certificate_missing")
+        imported = {int(pid) for pid in (flat / "imported").read_text().split()}
+        # Beside the probe, the one that serves imports the app: a worker, or the parent before it forks.
+        assert (server.process.pid in imported) == ("--preload" in options)
+        assert (told["pid"] in imported) == ("--preload" not in options)
+        assert ended(server.process, signal.SIGTERM) == 0
+        assert is_free(server.port)
+        assert is_gone(told["pid"])
+        said = server.log.read_text()
+    assert "Traceback" not in said
+    audited = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    assert [entry["code"] for entry in audited] == ["certificate_missing"]
+
+
+def test_a_wsgi_app_under_a_mount_finds_it_in_script_name(config: Path, flat: Path, tmp_path: Path) -> None:
+    mounted = changed(config, tmp_path / "mounted", ('mount = ""', 'mount = "/api"'))
+    with served(mounted, "flat:app", flat) as server:
+        status, told = server.get("/x")
+        assert status == 200
+        assert (told["SCRIPT_NAME"], told["PATH_INFO"]) == ("/api", "/x")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["shop:app", "--interface", "wsgi"], "is not a WSGI app but an ASGI app"),
+        (["shop:app", "--interface", "wsgi", "--preload"], "is not a WSGI app but an ASGI app"),
+        (["flat:app", "--interface", "asgi"], "is not an ASGI app but a WSGI app"),
+        (["flat:app", "--interface", "asgi", "--workers", "2"], "is not an ASGI app but a WSGI app"),
+        (["flat:create_app"], "is not an ASGI or a WSGI app; is it a factory? try --factory"),
+        (["shop:app", "--threads", "4"], "--threads: is for WSGI apps, and this one speaks ASGI"),
+        (["shop:app", "--preload"], "--preload: is for WSGI apps, and this one speaks ASGI"),
+        (["flat:app", "--http", "h11"], "--http: is for ASGI apps, and this one speaks WSGI"),
+        (["flat:app", "--loop", "uvloop"], "--loop: is for ASGI apps, and this one speaks WSGI"),
+    ],
+)
+def test_what_does_not_go_together_is_wrong_use(
+    config: Path, flat: Path, options: list[str], told: str
+) -> None:
+    done = run("run", *options, "--config", config, "--port", str(free_port()), cwd=flat)
+    assert (done.status, done.out) == (2, "")
+    assert told in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_port_that_is_taken_is_told_by_gunicorn_too(config: Path, flat: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = run("run", "flat:app", "--config", config, "--port", port, cwd=flat)
+    assert done.status > 0
+    assert "address already in use" in done.err.lower()
+
+
+def test_a_wsgi_worker_that_cannot_start_ends_everything(config: Path, flat: Path) -> None:
+    (flat / "broken.py").write_text(
+        "import os, pathlib\n"
+        'seen = pathlib.Path(__file__).with_name("seen")\n'
+        "if seen.exists():\n"
+        "    raise RuntimeError('not a second time')\n"
+        "seen.touch()\n"
+        "from flat import app\n"
+    )
+    port = free_port()
+    command = [*OURS, "run", "broken:app", "--config", config, "--port", str(port), "--workers", "2"]
+    with running(command, log=flat / "log", cwd=flat) as process:
+        assert process.wait(PATIENCE) == 3
+    assert "RuntimeError: not a second time" in (flat / "log").read_text()
+    assert is_free(port)
+
+
+@pytest.mark.parametrize("server", ["gunicorn", "uvicorn"])
+def test_a_server_that_is_not_installed_is_told_with_how_to_get_it(
+    config: Path, flat: Path, tmp_path: Path, server: str
+) -> None:
+    lacking = (
+        "import importlib.util, sys\n"
+        "find = importlib.util.find_spec\n"
+        f"importlib.util.find_spec = lambda name, *more: None if name == {server!r} else find(name, *more)\n"
+        "from secmiddleware.cli import main\n"
+        "main()\n"
+    )
+    target = "flat:app" if server == "gunicorn" else "shop:app"
+    done = subprocess.run(
+        [sys.executable, "-c", lacking, "run", target, "--config", config],
+        cwd=flat,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 1
+    assert f'{server} is not installed: pip install "secmiddleware[{server}]"' in done.stderr
+
+
 @pytest.mark.parametrize(
     ("target", "told"),
     [
@@ -226,7 +366,7 @@ def test_an_app_that_cannot_start_ends_the_process(config: Path, shop: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "option", ["--port=0", "--port=65536", "--workers=0", "--app-dir=nowhere", "--http=h3"]
+    "option", ["--port=0", "--port=65536", "--workers=0", "--app-dir=nowhere", "--http=h3", "--threads=0"]
 )
 def test_an_option_that_cannot_be_is_wrong_use(config: Path, option: str) -> None:
     done = inside("run", "shop:app", option, config=config)

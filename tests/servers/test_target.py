@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from secmiddleware.servers.target import TargetError, load_app
+from secmiddleware.errors import SecMiddlewareError
+from secmiddleware.servers.target import TargetError, interface_of, load_app, probe
 
 _numbers = itertools.count()
 
@@ -24,6 +25,18 @@ class Application:
     async def __call__(self, scope, receive, send): ...
 instance = Application()
 half = functools.partial(app, None)
+class Framework:
+    def __call__(self, environ, start_response): ...
+framework = Framework()
+class PerRequest:
+    def __init__(self, environ, start_response): ...
+    def __iter__(self): ...
+def wrapper(*args, **kwargs): ...
+late = functools.partial(wsgi)
+def wsgi_with_more(environ, start_response, more=None): ...
+def create_wsgi(config=None, testing=False): return wsgi
+def create_wsgi_of(config): return wsgi
+def keyword_only(environ, start_response, *, more): ...
 text = "not an app"
 def broken(): raise RuntimeError("the factory's own trouble")
 """
@@ -87,7 +100,7 @@ def test_an_attribute_that_is_not_there_is_told(shop: str) -> None:
             load_app(f"{shop}:{attribute}")
 
 
-@pytest.mark.parametrize("attribute", ["create_app", "wsgi", "text", "Application"])
+@pytest.mark.parametrize("attribute", ["create_app", "create_wsgi", "text", "Application"])
 def test_what_is_not_awaited_is_no_app_but_maybe_a_factory(shop: str, attribute: str) -> None:
     with pytest.raises(TargetError, match=f"'{shop}:{attribute}' is not an ASGI app; is it a factory"):
         load_app(f"{shop}:{attribute}")
@@ -112,3 +125,91 @@ def test_what_is_awaited_is_no_factory(shop: str, attribute: str) -> None:
 def test_the_trouble_of_a_factory_is_its_own(shop: str) -> None:
     with pytest.raises(RuntimeError, match="the factory's own trouble"):
         load_app(f"{shop}:broken", factory=True)
+
+
+WSGI = ["wsgi", "framework", "PerRequest", "wrapper", "late", "wsgi_with_more"]
+NEITHER = ["create_wsgi", "create_wsgi_of", "create_app", "keyword_only", "text", "Framework", "Application"]
+
+
+@pytest.mark.parametrize("attribute", WSGI)
+def test_a_wsgi_app_is_told_by_how_it_is_called(shop: str, attribute: str) -> None:
+    app = load_app(f"{shop}:{attribute}", interface="wsgi")
+    assert app is getattr(sys.modules[shop], attribute)
+    assert load_app(f"{shop}:{attribute}", interface="auto") is app
+    assert interface_of(app) == "wsgi"
+
+
+@pytest.mark.parametrize("attribute", ["app", "instance", "half"])
+def test_an_asgi_app_is_told_by_being_awaited(shop: str, attribute: str) -> None:
+    assert interface_of(load_app(f"{shop}:{attribute}", interface="auto")) == "asgi"
+
+
+def test_frameworks_are_told_apart() -> None:
+    import fastapi
+    import flask
+    import starlette.applications
+    from django.core.handlers.asgi import ASGIHandler
+    from django.core.handlers.wsgi import WSGIHandler
+
+    for asgi in (fastapi.FastAPI(), starlette.applications.Starlette(), ASGIHandler.__new__(ASGIHandler)):
+        assert interface_of(asgi) == "asgi"
+    for wsgi in (flask.Flask("shop"), WSGIHandler.__new__(WSGIHandler)):
+        assert interface_of(wsgi) == "wsgi"
+
+
+@pytest.mark.parametrize("attribute", NEITHER)
+def test_what_is_neither_may_be_a_factory(shop: str, attribute: str) -> None:
+    with pytest.raises(TargetError, match="is not an ASGI or a WSGI app; is it a factory"):
+        load_app(f"{shop}:{attribute}", interface="auto")
+    with pytest.raises(TargetError, match="is not a WSGI app; is it a factory"):
+        load_app(f"{shop}:{attribute}", interface="wsgi")
+
+
+def test_a_wrong_pair_is_told_with_what_to_do(shop: str) -> None:
+    load_app(f"{shop}:create_wsgi", factory=True, interface="wsgi")
+    for target, factory, interface, told in [
+        ("app", False, "wsgi", "is not a WSGI app but an ASGI app: leave out --interface"),
+        ("wsgi", False, "asgi", "is not an ASGI app but a WSGI app: leave out --interface"),
+        ("create_app", True, "wsgi", "gives an ASGI app, not a WSGI app: leave out --interface"),
+        ("create_wsgi", True, "asgi", "gives a WSGI app, not an ASGI app: leave out --interface"),
+    ]:
+        with pytest.raises(TargetError, match=told):
+            load_app(f"{shop}:{target}", factory=factory, interface=interface)  # type: ignore[call-overload]
+
+
+# --- The probe: a child imports the app, and this process does not.
+
+
+def _probe(target: str, folder: Path, factory: bool = False, interface: str = "auto") -> str:
+    return probe(target, factory=factory, interface=interface, app_dir=str(folder))  # type: ignore[arg-type]
+
+
+def test_a_probe_leaves_nothing_behind_here(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "probed.py").write_text('print("imported")\n' + SHOP)
+    before = list(sys.path)
+    assert _probe("probed:wsgi", tmp_path) == "wsgi"
+    assert _probe("probed:app", tmp_path) == "asgi"
+    assert _probe("probed:create_wsgi", tmp_path, factory=True) == "wsgi"
+    assert "probed" not in sys.modules
+    assert sys.path == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_probe_tells_of_a_wrong_pair(tmp_path: Path) -> None:
+    (tmp_path / "probed.py").write_text(SHOP)
+    with pytest.raises(TargetError, match="is not a WSGI app but an ASGI app"):
+        _probe("probed:app", tmp_path, interface="wsgi")
+    with pytest.raises(TargetError, match="there is no module 'nowhere'"):
+        _probe("nowhere:app", tmp_path)
+
+
+@pytest.mark.parametrize("trouble", ["1 / 0", "import sys; sys.exit(0)", "import os; os._exit(0)"])
+def test_an_app_that_ends_the_probe_is_not_served(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], trouble: str
+) -> None:
+    (tmp_path / "probed.py").write_text(trouble)
+    with pytest.raises(SecMiddlewareError, match="'probed:app' cannot be loaded") as error:
+        _probe("probed:app", tmp_path)
+    assert not isinstance(error.value, TargetError)
+    if trouble == "1 / 0":
+        assert "ZeroDivisionError" in capfd.readouterr().err
