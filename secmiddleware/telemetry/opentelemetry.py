@@ -170,6 +170,8 @@ class _Seen:
         self._begun = begun
         self._span = span
         self._context = context
+        # Another's span may end with the response, before our end; children may be added to it still.
+        self._recording = span.is_recording()
         self._stages: list[tuple[Stage, int, int, Report]] = []
         self._app_called = False
         if isinstance(begun.verdict, Refusal):
@@ -187,42 +189,47 @@ class _Seen:
         """Keep it to the end: only then it is known what became of it."""
         self._stages.append((name, start_ns, end_ns, report))
 
+    def _work(self) -> Attributes:
+        """What the span is to say of our work so far."""
+        begun = self._begun
+        spent_ns = begun.judged_ns - begun.started_ns
+        opened = sealed = 0
+        for _, start_ns, end_ns, report in self._stages:
+            spent_ns += end_ns - start_ns
+            opened, sealed = opened + report.opened, sealed + report.sealed
+        work: Attributes = {words.OVERHEAD: spent_ns / 1e9}
+        if opened:
+            work[words.DECRYPTED] = opened
+        if sealed:
+            work[words.ENCRYPTED] = sealed
+        return work
+
     def _account(self, record: ExchangeRecord) -> Attributes:
-        """Make children and counts of what came after the verdict; what the span is to say of it."""
-        begun, refusal = self._begun, record.refusal
-        admitted = isinstance(begun.verdict, Admission)
+        """Make children and counts of what came after the verdict; what the span is to say of the outcome."""
+        refusal, instruments = record.refusal, self._begun.instruments
+        if refusal is not None and instruments is not None:
+            instruments.counts.add(REFUSALS, 1, (words.ERROR_TYPE, refusal.code))
+        if isinstance(self._begun.verdict, Refusal):
+            return {}
         code = None
-        if refusal is not None and admitted and record.error is None:
+        if refusal is not None and record.error is None:
             code = refusal.code
             failed: Stage = "response" if self._app_called else "request"
             if not self._stages or self._stages[-1][0] != failed:
                 # Refused before its end, as a body too large is: no work was done that would have times.
                 now_ns = time.time_ns()
                 self._stages.append((failed, now_ns, now_ns, Report()))
-        opened = sealed = 0
-        spent_ns = begun.judged_ns - begun.started_ns
         for index, (name, start_ns, end_ns, report) in enumerate(self._stages, 1):
-            opened, sealed = opened + report.opened, sealed + report.sealed
-            spent_ns += end_ns - start_ns
             failure = code if index == len(self._stages) else None
             if report.opened or report.sealed or failure is not None:
                 told = words.stage_attributes(name, report)
                 self._add_child(operation_of(name, report), start_ns, end_ns, told, failure)
-            if begun.instruments is not None:
-                begun.instruments.counts.add_stage(name, report, failure, end_ns - start_ns)
-        if refusal is not None and begun.instruments is not None:
-            begun.instruments.counts.add(REFUSALS, 1, (words.ERROR_TYPE, refusal.code))
-        outcome: Attributes = {words.OVERHEAD: spent_ns / 1e9}
-        if opened:
-            outcome[words.DECRYPTED] = opened
-        if sealed:
-            outcome[words.ENCRYPTED] = sealed
-        if refusal is not None and admitted:
-            outcome |= words.refusal_attributes(refusal)
-        return outcome
+            if instruments is not None:
+                instruments.counts.add_stage(name, report, failure, end_ns - start_ns)
+        return {} if refusal is None else words.refusal_attributes(refusal)
 
     def _add_child(self, name: str, start_ns: int, end_ns: int, told: Attributes, code: str | None) -> None:
-        if self._begun.tracer is None or not self._span.is_recording():
+        if self._begun.tracer is None or not self._recording:
             return
         child = self._begun.tracer.start_span(
             f"{_SCOPE}.{name}",
@@ -242,20 +249,26 @@ class _Enriched(_Seen):
 
     def __init__(self, begun: _Begun, span: Span) -> None:
         told = begun.verdict_attributes()
-        if span.is_recording():
-            span.set_attributes(told)
         super().__init__(begun, span, contexts.get_current(), told)
         self.head = begun.head
+        if self._recording:
+            span.set_attributes(told | self._work())
 
     def active(self) -> AbstractContextManager[None]:
         """Nothing: their span is current already."""
         self._app_called = True
         return nullcontext()
 
+    def stage(self, name: Stage, start_ns: int, end_ns: int, report: Report) -> None:
+        """Told at once, since their span may end with the response."""
+        super().stage(name, start_ns, end_ns, report)
+        if self._recording:
+            self._span.set_attributes(self._work())
+
     def end(self, record: ExchangeRecord) -> None:
-        """Tell their span of crypto work and of refusals; it ends when they say so."""
+        """Add the children, and what their span still takes."""
         outcome = self._account(record)
-        if self._span.is_recording():
+        if outcome and self._span.is_recording():
             self._span.set_attributes(outcome)
 
 
@@ -282,7 +295,7 @@ class _Owned(_Seen):
     @property
     def watches(self) -> bool:
         """Whether a span or a metric wants the status."""
-        return self._begun.instruments is not None or self._span.is_recording()
+        return self._begun.instruments is not None or self._recording
 
     @property
     def head(self) -> RequestHead:
@@ -303,10 +316,10 @@ class _Owned(_Seen):
 
     def end(self, record: ExchangeRecord) -> None:
         """End the span, and record how long it was."""
-        outcome = self._account(record)
+        outcome = self._work() | self._account(record)
         error = words.error_of(record)
         ended_ns = time.time_ns()
-        if self._span.is_recording():
+        if self._recording:
             if record.status is not None:
                 outcome[words.STATUS] = record.status
             if record.route is not None:

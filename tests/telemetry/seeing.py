@@ -79,7 +79,7 @@ class Sdk:
         """A metric by the attributes of its points: a sum, a level, or how many durations there were."""
         return {
             frozenset(point.attributes.items()): point.count if hasattr(point, "count") else point.value
-            for metric in self._metrics()
+            for metric in self.metrics()
             if metric.name == name
             for point in metric.data.data_points
         }
@@ -87,9 +87,9 @@ class Sdk:
     def everything(self) -> str:
         """All that was exported, as text."""
         spans = "\n".join(span.to_json() for span in self.spans)
-        return spans + "\n".join(metric.to_json() for metric in self._metrics())
+        return spans + "\n".join(metric.to_json() for metric in self.metrics())
 
-    def _metrics(self) -> Iterator[Any]:
+    def metrics(self) -> Iterator[Any]:
         data = self._reader.get_metrics_data()
         for resource in data.resource_metrics if data is not None else ():
             for scope in resource.scope_metrics:
