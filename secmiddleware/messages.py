@@ -62,7 +62,7 @@ class RequestHead:
     raw_path: bytes | None = None
     """The target's path as it came over the wire, without the query; None where the server does not tell."""
     root_path: str = ""
-    query: bytes = b""
+    query: bytes = field(default=b"", repr=False)
     http_version: str = "1.1"
     headers: Headers = field(default=(), repr=False)
     peer: Peer = Peer()
@@ -81,8 +81,8 @@ class ResponseHead:
 class Identity:
     """Who is calling: what an accepted chain says of its leaf."""
 
-    subject: str
-    """RFC 4514; to read, never to decide on."""
+    subject: str = field(repr=False)
+    """RFC 4514; to read, never to decide on. People's names stand in it: it is in no `repr`."""
     issuer: str
     serial: int
     dns: tuple[str, ...]

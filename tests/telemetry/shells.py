@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from asgi.calling import body_messages, call, http_scope
+from asgi.calling import Call, body_messages, http_scope
 
 from secmiddleware import asgi, wsgi
 from secmiddleware.messages import PRESENTED_KEY, Presented
@@ -70,14 +71,14 @@ def through_asgi(manager: SecurityManager, observer: Observer | None, request: R
         headers=headers,
         query_string=request.query.encode(),
     )
-    sent: list[dict[str, Any]] = []
+    server = Call(scope, *body_messages(request.body))
     raised: Exception | None = None
     try:
-        sent = call(shell, scope, *body_messages(request.body)).sent
+        asyncio.run(server.to(shell))
     except Exception as error:  # noqa: BLE001  (whatever it is, a server lives on)
         raised = error
-    start = sent[0] if sent else {"status": None, "headers": ()}
-    body = b"".join(message.get("body", b"") for message in sent[1:])
+    start, *pieces = server.sent or [{"status": None, "headers": ()}]
+    body = b"".join(piece.get("body", b"") for piece in pieces)
     told = tuple((name.decode(), value.decode()) for name, value in start["headers"])
     return Answer(start["status"], told, body, raised)
 
