@@ -178,7 +178,7 @@ class _Exchange:
         """The problem in place of a response."""
         self._refusal = refusal
         head, problem = refusal.problem(self.observation.trace_id or "")
-        return self.answer(head, b"" if self.observation.head.method == "HEAD" else problem)
+        return self.answer(head, b"" if self.environ["REQUEST_METHOD"] == "HEAD" else problem)
 
     def watch(self, app: WSGIApplication) -> Iterable[bytes]:
         """The app's own response, with an eye on its status and on its end."""

@@ -30,6 +30,7 @@ from secmiddleware.security import SecurityManager, certificates_of
 from secmiddleware.servers.readiness import check_serveable
 from secmiddleware.servers.target import load_app
 from secmiddleware.settings import Settings, load
+from secmiddleware.telemetry.exporting import start_exporting, wanted
 from secmiddleware.wsgi import SecMiddleware
 
 if TYPE_CHECKING:
@@ -205,6 +206,7 @@ class _Application(BaseApplication):  # type: ignore[misc]
         self._serving = serving
         self._manager = manager
         self._master = os.getpid()
+        self._stop_exporting: Callable[[], None] | None = None
         super().__init__()
 
     def load_config(self) -> None:
@@ -237,10 +239,15 @@ class _Application(BaseApplication):  # type: ignore[misc]
         with self._ends_a_worker():
             self._manager.start()
             self.cfg.ssl_context(self.cfg, None)  # a pair that has become bad is told now, and not to callers
+            settings = self._manager.settings
+            if settings.telemetry.traces != "off" and wanted():
+                self._stop_exporting = start_exporting(settings.service.name)
 
     def _end(self, _arbiter: Any, _worker: Any) -> None:
         """The worker is about to end."""
         self._manager.stop()
+        if self._stop_exporting is not None:
+            self._stop_exporting()
 
     @contextmanager
     def _ends_a_worker(self) -> Iterator[None]:

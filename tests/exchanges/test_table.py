@@ -17,7 +17,7 @@ from secmiddleware.telemetry.observer import ExchangeRecord
 NOT_IN_THIS_VERSION = {
     "certificate_revoked": "lists of revoked certificates are refused by the settings",
     "revocation_unavailable": "lists of revoked certificates are refused by the settings",
-    "length_required": "an ASGI server tells the end of every body; only WSGI needs a length",
+    "length_required": "these servers all tell the end of a body; for those that do not: tests/wsgi",
 }
 
 

@@ -11,8 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import pytest
 import uvicorn
@@ -21,21 +20,12 @@ from exchanges.outcome import Outcome, Recorder, check, check_record, check_seen
 from exchanges.people import BYTES_ONLY, DIES_IN_TLS
 from exchanges.puppet import Puppet
 from exchanges.table import Exchange, configs, rows
-from exchanges.wire import NoConnectionError, connect, read_response, talk
-from exchanges.world import World, to_bytes
+from exchanges.wire import NoConnectionError, Way, connect, messages_of, read_response, talk
+from exchanges.world import World
 from secmiddleware.asgi import SecMiddleware
 from secmiddleware.messages import STATUS_OF
 
 PARSERS: Final = {"h11": ("H11Protocol", "asyncio"), "httptools": ("HttpToolsProtocol", "uvloop")}
-
-
-@dataclass(frozen=True)
-class Way:
-    """How far a row gets on a real connection, and why no further."""
-
-    how: Literal["through", "dies in TLS", "refused by the parser", "gone", "not here"]
-    """gone: the caller goes away and sees nothing; what the shell made of it is known from its observer."""
-    reason: str = ""
 
 
 def way_of(row: Exchange, parser: str) -> Way:
@@ -126,29 +116,6 @@ def served(world: World) -> Iterator[Served]:
     serving = Served(world)
     yield serving
     serving.close()
-
-
-def messages_of(world: World, row: Exchange) -> Iterator[bytes]:
-    """The request on the wire: its head, then each of its chunks."""
-    request = row.request
-    chunks = [to_bytes(world.fill(row, chunk)) for chunk in request.chunks]
-    head = to_bytes(f"{request.method} {world.fill(row, request.target)} HTTP/1.1\r\n")
-    headers = [(to_bytes(name), to_bytes(world.fill(row, value))) for name, value in request.headers]
-    if not any(name == b"host" for name, _ in headers):
-        headers.insert(0, (b"host", b"localhost"))
-    headers.append((b"connection", b"close"))
-    match request.length:
-        case int(length):
-            headers.append((b"content-length", b"%d" % length))
-        case "true" if chunks:
-            headers.append((b"content-length", b"%d" % sum(map(len, chunks))))
-        case "chunked":
-            headers.append((b"transfer-encoding", b"chunked"))
-    yield head + b"".join(b"%s: %s\r\n" % pair for pair in headers) + b"\r\n"
-    for chunk in filter(None, chunks):
-        yield b"%x\r\n%s\r\n" % (len(chunk), chunk) if request.length == "chunked" else chunk
-    if request.length == "chunked" and not request.truncated:
-        yield b"0\r\n\r\n"
 
 
 @pytest.mark.parametrize(("row", "parser"), CASES)

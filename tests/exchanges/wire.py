@@ -8,11 +8,15 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from exchanges.outcome import Outcome
+from exchanges.table import Exchange
+from exchanges.world import World, to_bytes
 
 SECONDS = 10
 """After which a server that says nothing has failed."""
@@ -20,6 +24,15 @@ SECONDS = 10
 
 class NoConnectionError(Exception):
     """The server ended the connection without a byte of HTTP: TLS was not to its liking."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How far a row gets on a real connection, and why no further."""
+
+    how: Literal["through", "dies in TLS", "refused by the parser", "gone", "not here"]
+    """gone: the caller goes away and sees nothing; what the shell made of it is known from its observer."""
+    reason: str = ""
 
 
 def connect(port: int, pki: Path, certificate: str) -> ssl.SSLSocket:
@@ -38,6 +51,29 @@ def connect(port: int, pki: Path, certificate: str) -> ssl.SSLSocket:
     except (ssl.SSLError, ConnectionError) as error:
         raw.close()
         raise NoConnectionError from error
+
+
+def messages_of(world: World, row: Exchange) -> Iterator[bytes]:
+    """The request on the wire: its head, then each of its chunks."""
+    request = row.request
+    chunks = [to_bytes(world.fill(row, chunk)) for chunk in request.chunks]
+    head = to_bytes(f"{request.method} {world.fill(row, request.target)} HTTP/1.1\r\n")
+    headers = [(to_bytes(name), to_bytes(world.fill(row, value))) for name, value in request.headers]
+    if not any(name == b"host" for name, _ in headers):
+        headers.insert(0, (b"host", b"localhost"))
+    headers.append((b"connection", b"close"))
+    match request.length:
+        case int(length):
+            headers.append((b"content-length", b"%d" % length))
+        case "true" if chunks:
+            headers.append((b"content-length", b"%d" % sum(map(len, chunks))))
+        case "chunked":
+            headers.append((b"transfer-encoding", b"chunked"))
+    yield head + b"".join(b"%s: %s\r\n" % pair for pair in headers) + b"\r\n"
+    for chunk in filter(None, chunks):
+        yield b"%x\r\n%s\r\n" % (len(chunk), chunk) if request.length == "chunked" else chunk
+    if request.length == "chunked" and not request.truncated:
+        yield b"0\r\n\r\n"
 
 
 def talk(connection: ssl.SSLSocket, messages: Iterable[bytes]) -> bytes:
