@@ -1,17 +1,11 @@
-"""`secmiddleware demo`: the stage of the tour: a temporary folder, the example app on a server of its own."""
+"""`secmiddleware demo`: the main job shown on this machine, in a temporary folder that is gone afterwards."""
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -19,28 +13,42 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from secmiddleware.cli.starter import Starter, make_starter
+from secmiddleware.cli.stage import Server, served
+from secmiddleware.cli.starter import make_starter
 from secmiddleware.errors import SecMiddlewareError
 
 if TYPE_CHECKING:
     from secmiddleware.cli.tour import Tour
 
-_APP: Final = "customers_starlette"
-_START_SECONDS: Final = 20.0
-_STOP_SECONDS: Final = 5.0
-
 # The shortest delay that this poll allows: the tour shows in seconds what takes days in service.
 _POLL: Final = "250ms"
 _ACTIVATION_DELAY: Final = "1500ms"
+
+# Spans are printed, and only those of calls whose caller asks for it: thousands are made here.
+_TRACED: Final = {
+    "OTEL_TRACES_EXPORTER": "console",
+    "OTEL_METRICS_EXPORTER": "none",
+    "OTEL_TRACES_SAMPLER": "parentbased_always_off",
+}
+
+_INSTALL: Final = 'pip install "secmiddleware[all]"'
 
 
 @click.command(
     epilog="""\b
 Examples:
   secmiddleware demo
+  secmiddleware demo --wsgi
+  secmiddleware demo --broker redis://127.0.0.1:6379/0
   secmiddleware demo --keep
 
-Needs uvicorn and starlette: pip install "secmiddleware[uvicorn,starlette]"."""
+Needs the servers and frameworks that it shows: pip install "secmiddleware[all]"."""
+)
+@click.option("--wsgi", is_flag=True, help="Show it with Flask on gunicorn, not with Starlette on uvicorn.")
+@click.option(
+    "--broker",
+    metavar="URL",
+    help="Announce rotations over this broker, as in amqp://… or redis://…, beside watching the file.",
 )
 @click.option(
     "--keep",
@@ -48,23 +56,21 @@ Needs uvicorn and starlette: pip install "secmiddleware[uvicorn,starlette]"."""
     help="Leave the server running afterwards, until Ctrl-C, and print the curl lines.",
 )
 @click.pass_context
-def demo(ctx: click.Context, keep: bool) -> None:
-    """Show the main job in about ten seconds, over real TLS on this machine.
+def demo(ctx: click.Context, wsgi: bool, broker: str | None, keep: bool) -> None:
+    """Show the main job in some fifteen seconds, over real TLS on this machine.
 
     An example app that knows nothing of this package is served, called with and without certificates, with
-    fields that travel as tokens, and with a key that rotates under running calls. Exit status 0 only if every
+    fields that travel as tokens, and with keys that rotate under running calls. Exit status 0 only if every
     step came out as told.
     """
     from secmiddleware.cli.tour import Tour
 
-    for package in ("uvicorn", "starlette"):
-        if find_spec(package) is None:
-            raise click.ClickException(
-                f'{package} is not installed: pip install "secmiddleware[uvicorn,starlette]"'
-            )
+    app = "customers_flask" if wsgi else "customers_starlette"
+    _need("flask", "gunicorn") if wsgi else _need("starlette", "uvicorn")
+    _need("opentelemetry.sdk", *(() if broker is None else ("kombu",)))
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as it is under nohup
-            signal.signal(number, _as_interrupt)  # so that the server is stopped and the folder removed
+            signal.signal(number, _as_interrupt)  # so that the servers are stopped and the folder removed
     with tempfile.TemporaryDirectory(prefix="secmiddleware-demo-") as folder:
         starter = make_starter(
             Path(folder) / "demo",
@@ -73,78 +79,30 @@ def demo(ctx: click.Context, keep: bool) -> None:
             names=("localhost", "127.0.0.1"),
             activation_delay=_ACTIVATION_DELAY,
             poll=_POLL,
+            broker=broker,
         )
-        with _served(starter) as (server, port):
-            tour = Tour(starter, port)
+        interface = ("--interface", "wsgi" if wsgi else "asgi")
+        with served(starter, app, interface, _TRACED, servers=2) as (server, other):
+            tour = Tour(starter, app, server, other, broker=broker)
             came_out = tour.run()
             if keep:
                 _keep(tour, server)
     ctx.exit(0 if came_out else 1)
 
 
+def _need(*packages: str) -> None:
+    for package in packages:
+        if find_spec(package.partition(".")[0]) is None or find_spec(package) is None:
+            raise click.ClickException(f"{package} is not installed: {_INSTALL}")
+
+
 def _as_interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _app_dir() -> Path:
-    """Where the example app is: beside this module in a wheel, in examples/ in a checkout."""
-    here = Path(__file__).parent
-    for folder in (here / "examples", here.parents[1] / "examples"):
-        if (folder / f"{_APP}.py").is_file():
-            return folder
-    raise SecMiddlewareError("the example app is not there: this installation is incomplete")
-
-
-@contextmanager
-def _served(starter: Starter) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """The example app, wrapped and served by a process of its own; gives that and the port."""
-    port = _free_port()
-    log = starter.folder / "server.log"
-    command = [sys.executable, "-m", "secmiddleware", "run", f"{_APP}:app", "--app-dir", str(_app_dir())]
-    command += ["--config", str(starter.settings), "--port", str(port)]
-    with log.open("wb") as output:
-        server = subprocess.Popen(  # noqa: S603  (our own command, no shell)
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment()
-        )
-    try:
-        _wait_until_it_answers(server, port, log)
-        yield server, port
-    finally:
-        server.terminate()
-        try:
-            server.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-def environment() -> dict[str, str]:
-    """The environment less what would change the demo's settings."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("SECMIDDLEWARE")}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _wait_until_it_answers(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    until = time.monotonic() + _START_SECONDS
-    while time.monotonic() < until and server.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1.0).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise SecMiddlewareError(f"the server did not start; it said:\n{log.read_text(errors='replace')}")
-
-
-def _keep(tour: Tour, server: subprocess.Popen[bytes]) -> None:
+def _keep(tour: Tour, server: Server) -> None:
     pki = tour.starter.pki
-    url = f"https://localhost:{tour.port}"
+    url = f"https://localhost:{server.port}"
     ca = f"--cacert {shlex.quote(str(pki / 'ca.pem'))}"
     client = f"--cert {shlex.quote(str(pki / 'client.pem'))} --key {shlex.quote(str(pki / 'client.key'))}"
     settings = shlex.quote(str(tour.starter.settings))
@@ -157,7 +115,7 @@ def _keep(tour: Tour, server: subprocess.Popen[bytes]) -> None:
     click.echo(f"  echo '\"078-05-1120\"' | {ours} fields seal ssn --config {settings}")
     click.echo(f"  {ours} keys rotate --config {settings}")
     try:
-        server.wait()
+        server.process.wait()
         raise SecMiddlewareError("the server has ended by itself")
     except KeyboardInterrupt:
         click.echo("\nStopped.")

@@ -102,6 +102,7 @@ def make_starter(
     names: tuple[str, ...],
     activation_delay: str = "5m",
     poll: str = "30s",
+    broker: str | None = None,
 ) -> Starter:
     """A development CA, a server's and a client's certificate, a key-encryption key, a key ring and settings.
 
@@ -113,12 +114,14 @@ def make_starter(
     if in_the_way:
         raise _in_the_way(*map(str, in_the_way))
     text = _SETTINGS.substitute(service=service, domain=domain, activation_delay=activation_delay, poll=poll)
+    if broker is not None:
+        text += 'broker = { file = "state/broker" }   # its URL, which may have a password\n'
     with ExitStack() as undo:
         try:
             _claim_folders(starter, undo)
             _fill_pki(starter, service, domain, names)
             _write_settings(starter, text, undo)
-            _fill_state(starter)
+            _fill_state(starter, broker)
         except FileExistsError as error:
             raise _in_the_way(str(error.filename)) from None
         except OSError as error:
@@ -175,12 +178,14 @@ def _write_settings(starter: Starter, text: str, undo: ExitStack) -> None:
         file.write(text)
 
 
-def _fill_state(starter: Starter) -> None:
+def _fill_state(starter: Starter, broker: str | None) -> None:
     from secmiddleware.files import write_secret
     from secmiddleware.security import encryption_of
     from secmiddleware.settings import load
 
     write_secret(starter.state / "kek", os.urandom(_KEK_BYTES))
+    if broker is not None:
+        write_secret(starter.state / "broker", broker.encode())
     keys = load(starter.settings, {}).keys
     if keys is not None:
         encryption_of(keys, {}, first_block=1).start()

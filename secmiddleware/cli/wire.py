@@ -63,13 +63,15 @@ class Caller:
         self._context = context
         self._connection: ssl.SSLSocket | None = None
 
-    def call(self, method: str, path: str, body: bytes = b"") -> Call:
+    def call(self, method: str, path: str, body: bytes = b"", traceparent: str | None = None) -> Call:
         """Send a request and read its response. Raises OSError (SSLError is one) where that fails."""
         if self._connection is None:
             plain = socket.create_connection(("127.0.0.1", self._port), _SECONDS)
             self._connection = _wrapped(plain, self._context)
             self._connection.do_handshake()
         lines = [f"{method} {path} HTTP/1.1", f"host: localhost:{self._port}"]
+        if traceparent is not None:
+            lines.append(f"traceparent: {traceparent}")
         if body:
             lines += ["content-type: application/json", f"content-length: {len(body)}"]
         sent = "\r\n".join((*lines, "", "")).encode("ascii") + body

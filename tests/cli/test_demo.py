@@ -32,7 +32,7 @@ from cli.command import (
     running,
     until,
 )
-from secmiddleware.cli.demo import _APP, _STOP_SECONDS, _app_dir
+from secmiddleware.cli.stage import STOP_SECONDS, example_folder
 from secmiddleware.cli.tour import _ROTATION_SECONDS
 
 STEPS = (
@@ -41,8 +41,11 @@ STEPS = (
     "c. A good certificate",
     "d. A secret field",
     "e. A key rotates under running calls",
+    "f. The trace of one call",
+    "g. Two processes, one key ring",
 )
-AS_TOLD = "All 5 steps came out as told."
+APP = "customers_starlette"
+AS_TOLD = "All 7 steps came out as told."
 KEPT = "The server keeps running until you press Ctrl-C."
 
 
@@ -59,9 +62,12 @@ class Shown:
         assert what in self.text(), self.text()
 
     def server(self) -> int:
-        """The process that serves the app; others come and go."""
+        """The process that serves what is called; others come and go."""
+        port = re.search(r"https://localhost:(\d+)", self.text())
+        assert port is not None, self.text()
         words = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children(self.process.pid)}
-        (server,) = (pid for pid, typed in words.items() if b"\0run\0" in typed)
+        asked = f"\0--port\0{port[1]}\0".encode()
+        (server,) = (pid for pid, typed in words.items() if asked in typed)
         return server
 
     def ends(self, number: int | None = None) -> int:
@@ -186,8 +192,8 @@ def in_a_copy(folder: Path, *changes: tuple[str, str]) -> dict[str, str]:
     shutil.copytree(PACKAGE, folder / "secmiddleware", ignore=shutil.ignore_patterns("__pycache__"))
     examples = folder / "secmiddleware" / "cli" / "examples"
     examples.mkdir(exist_ok=True)
-    shutil.copy(_app_dir() / f"{_APP}.py", examples)
-    change(examples / f"{_APP}.py", *changes)
+    shutil.copy(example_folder(APP) / f"{APP}.py", examples)
+    change(examples / f"{APP}.py", *changes)
     return {"PYTHONPATH": str(folder)}
 
 
@@ -222,7 +228,7 @@ def test_a_signal_in_the_middle_leaves_nothing_and_nobody_waits(tmp_path: Path) 
         since = time.monotonic()
         assert shown.ends(signal.SIGTERM) == 1
         # For so long a server waits for connections that nobody has closed.
-        assert time.monotonic() - since < _STOP_SECONDS
+        assert time.monotonic() - since < STOP_SECONDS
         assert "Traceback" not in shown.text()
 
 
@@ -246,7 +252,9 @@ def test_in_a_pipe_it_is_plain_text_with_every_step_in_its_place(piped: Shown) -
     at = [lines.index(step) for step in STEPS]
     assert at == sorted(at)
     assert lines[-1] == AS_TOLD
-    a, b, c, d, e = ("\n".join(lines[start:end]) for start, end in zip(at, [*at[1:], None], strict=True))
+    a, b, c, d, e, f, g = (
+        "\n".join(lines[start:end]) for start, end in zip(at, [*at[1:], None], strict=True)
+    )
     problem = re.search(r"< HTTP/1\.1 401 Unauthorized\n.*\n +< (\{.*\})", a, re.DOTALL)
     assert problem is not None
     assert "< content-type: application/problem+json\n" in a
@@ -263,3 +271,15 @@ def test_in_a_pipe_it_is_plain_text_with_every_step_in_its_place(piped: Shown) -
     assert int(counted[1]) > 10
     assert counted[2] != counted[3]
     assert f"key {counted[2]} is published" in e
+    traced = re.search(r"traceparent: 00-([0-9a-f]{32})-[0-9a-f]{16}-01", f)
+    assert traced is not None
+    tree = [line.strip() for line in f.splitlines() if "secmiddleware." in line or "SERVER" in line]
+    assert [re.sub(r"\d+\.\d+ ms.*", "", line).strip() for line in tree] == [
+        "SERVER POST /customers",
+        "├── INTERNAL secmiddleware.decrypt",
+        "└── INTERNAL secmiddleware.encrypt",
+    ]
+    published = re.search(r"key (\w{8}) is published", g)
+    assert published is not None
+    assert g.count(f"key {published[1]} is pending") == 2
+    assert f"Both seal with {published[1]} now" in g
