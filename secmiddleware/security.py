@@ -7,13 +7,15 @@ I/O.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Final, Self, TypeVar, cast
+from weakref import WeakSet
 
 from secmiddleware.certificates.judgement import Trust
 from secmiddleware.certificates.manager import CertificateManager
@@ -47,7 +49,8 @@ class SecurityManager:
     """Everything that the settings ask for, in one place.
 
     Idempotent: a second `start()` or `stop()` does nothing; restartable; a context manager, sync and async.
-    Used by several threads at once it is safe; after a fork the child's threads are its own.
+    Used by several threads at once it is safe. In the child of a fork it is stopped, whatever it was in the
+    parent: threads and reserved uses are not inherited, and `start()` gives the child its own.
     """
 
     def __init__(self, settings: Settings, environ: Mapping[str, str] | None = None) -> None:
@@ -84,6 +87,7 @@ class SecurityManager:
         self.observer: Observer = AuditObserver(self._telemetry())
         self._changing = threading.Lock()
         self.running = False
+        _managers.add(self)
 
     @classmethod
     def from_config(
@@ -211,6 +215,16 @@ class SecurityManager:
     ) -> None:
         """Stop."""
         self.stop()
+
+
+def _after_fork_in_child() -> None:
+    for manager in list(_managers):
+        manager._changing = threading.Lock()  # noqa: SLF001  (a thread of the parent may have held it)
+        manager.running = False
+
+
+_managers: Final[WeakSet[SecurityManager]] = WeakSet()
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _messenger(rotation: RotationSettings, ring: str) -> Messenger | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -215,3 +217,54 @@ def test_the_key_encryption_key_comes_from_the_environment_that_was_given(starte
         assert manager.encryption is not None
         token = manager.encryption.seal("ssn", b"1.10")
         assert manager.encryption.open("ssn", token) == b"1.10"
+
+
+FORKING = """
+import os, sys, threading
+from secmiddleware import SecurityManager
+
+manager = SecurityManager.from_config(sys.argv[1], {})
+manager.start()
+parents = manager.encryption.seal("ssn", b"1")
+
+def in_child():
+    assert not manager.running
+    manager.start()
+    assert manager.running and manager.status()["rotation"]["running"]
+    assert "secmiddleware-rotation" in [thread.name for thread in threading.enumerate()]
+    # At once, and not only when the uses that it asks for have come.
+    assert manager.encryption.open("ssn", manager.encryption.seal("ssn", b"2")) == b"2"
+    assert manager.encryption.open("ssn", parents) == b"1"
+    manager.stop()
+
+def hold():
+    with manager._changing:
+        held.set()
+        threading.Event().wait()
+
+held = threading.Event()
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+child = os.fork()
+if child == 0:
+    try:
+        in_child()
+    except BaseException as error:
+        print(repr(error), file=sys.stderr, flush=True)
+        os._exit(1)
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert manager.running and manager.status()["rotation"]["running"]
+"""
+
+
+def test_the_child_of_a_fork_can_be_started_and_then_seals_at_once(starter: Starter) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING, str(starter.settings)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert done.returncode == 0, done.stderr
