@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from encryption.rings import manager_of
 from rotation import listeners
+from rotation.distant import NetworkStore
 from rotation.processes import until
 
 from secmiddleware.encryption.manager import EncryptionManager, utc_now
 from secmiddleware.rotation.line import RotationLine
+from secmiddleware.rotation.notices import Messenger
 from secmiddleware.state import StateStore
 
 Watched = tuple[EncryptionManager, RotationLine]
@@ -35,6 +37,13 @@ def listening() -> Iterator[None]:
 
 
 @pytest.fixture
+def far() -> Iterator[NetworkStore]:
+    store = NetworkStore()
+    yield store
+    store.let_go.set()
+
+
+@pytest.fixture
 def watch() -> Iterator[Callable[..., Watched]]:
     """Makes a started manager and its running line, with the clock of the machine; stopped after the test."""
     lines = []
@@ -44,11 +53,12 @@ def watch() -> Iterator[Callable[..., Watched]]:
         *,
         callbacks: tuple[str, ...] = (),
         poll: timedelta = timedelta(seconds=30),
+        messenger: Messenger | None = None,
         **arguments: Any,
     ) -> Watched:
         manager = manager_of(store, utc_now, **arguments)
         manager.start()
-        line = RotationLine(manager, poll=poll, callbacks=callbacks)
+        line = RotationLine(manager, poll=poll, callbacks=callbacks, messenger=messenger)
         lines.append(line)
         line.start()
         until(lambda: line.health()["last_turn"])

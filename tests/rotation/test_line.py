@@ -7,7 +7,6 @@ import logging
 import threading
 import time
 from datetime import timedelta
-from typing import Literal
 
 import pytest
 from encryption.rings import KEK, RING
@@ -21,45 +20,6 @@ from secmiddleware.encryption.uses import NEXT_BLOCK
 from secmiddleware.errors import KeyUnknown, SealError
 from secmiddleware.rotation.line import RotationLine
 from secmiddleware.rotation.stores import FileStore, MemoryStore
-
-
-class NetworkStore(MemoryStore):
-    """As if far away: looked at every `poll` only. Counts looks, and can hang in one, or break."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.looks = 0
-        self.hangs = False
-        self.inside = threading.Event()
-        self.let_go = threading.Event()
-        self.error: Exception | None = None
-        self.error_in_writing: Exception | None = None
-
-    @property
-    def reach(self) -> Literal["network"]:  # type: ignore[override]
-        return "network"
-
-    def read_gen(self, name):
-        self.looks += 1
-        if self.hangs:
-            self.inside.set()
-            self.let_go.wait()
-        if self.error is not None:
-            raise self.error
-        return super().read_gen(name)
-
-    def cas(self, name, expect, body, fence=None):
-        if self.error_in_writing is not None:
-            raise self.error_in_writing
-        return super().cas(name, expect, body, fence)
-
-
-@pytest.fixture
-def far():
-    store = NetworkStore()
-    yield store
-    store.let_go.set()
-
 
 ROTATING = """
 import sys

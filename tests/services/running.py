@@ -53,6 +53,10 @@ class Server:
         """Whether it serves."""
         raise NotImplementedError
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
     def begin(self) -> None:
         """Starts it and waits for nothing."""
         with (self.folder / "output").open("ab") as output:
