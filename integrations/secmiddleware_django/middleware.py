@@ -1,0 +1,144 @@
+"""The Django shell: a request becomes data, the engine decides, the events are performed on Django's objects.
+
+It decides nothing. `__call__` and `__acall__` are one sequence in two colours; what they have in common is an
+exchange. Django knows no lifespan: what must start does so with the first request of a process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+
+from secmiddleware.engine import Admission
+from secmiddleware.errors import SecMiddlewareError
+from secmiddleware.messages import Refusal, RequestHead
+from secmiddleware.telemetry.observer import Observer
+from secmiddleware_django.configuration import configured
+from secmiddleware_django.exchange import Exchange
+from secmiddleware_django.requests import hands_over, head_of, surroundings_of
+
+logger = logging.getLogger("secmiddleware.django")
+
+_APPLIED_KEY: Final = "secmiddleware.applied"
+
+# 10 MB of JSON take 25 to 150 ms of CPU: from here on the loop serves others meanwhile.
+_LARGE_BYTES: Final = 256 * 1024
+
+
+class SecMiddleware:
+    """Lets through to the views what settings.SECMIDDLEWARE allows, rewritten as it says.
+
+    It stands first in MIDDLEWARE, and runs sync and async. Raises ImproperlyConfigured, with every mistake,
+    where the setting cannot be used.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Any, *, observer: Observer | None = None) -> None:
+        self.get_response = get_response
+        try:
+            self._manager = configured()
+        except SecMiddlewareError as error:
+            raise ImproperlyConfigured(f"secmiddleware: {error}") from error
+        self._observer = observer or self._manager.observer
+        self._silent_server_told = False
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> Any:
+        """The response to one request; a coroutine where the next middleware is one."""
+        if self._is_async:
+            return self.__acall__(request)
+        exchange = self._begin(request)
+        try:
+            if exchange.receive():
+                exchange.let_in()
+            if not exchange.refused:
+                with exchange.observation.active():
+                    response = self.get_response(request)
+                download = exchange.hold(response)
+                if download is not None:
+                    try:
+                        download.feed()
+                    except Exception as raised:  # noqa: BLE001  (it is logged, as Django does, and answered)
+                        exchange.break_off(raised)
+                    exchange.let_out()
+            return exchange.leave()
+        except BaseException as raised:
+            exchange.end(raised)
+            raise
+
+    async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
+        """The response to one request, on the loop."""
+        if not self._manager.running:
+            await asyncio.to_thread(self._start)
+        exchange = self._begin(request)
+        try:
+            if exchange.receive():
+                await _aside_if_large(exchange.held, exchange.let_in)
+            if not exchange.refused:
+                with exchange.observation.active():
+                    response = await self.get_response(request)
+                download = exchange.hold(response)
+                if download is not None:
+                    try:
+                        await download.afeed()
+                    except Exception as raised:  # noqa: BLE001  (it is logged, as Django does, and answered)
+                        exchange.break_off(raised)
+                    await _aside_if_large(download.held, exchange.let_out)
+            return exchange.leave()
+        except BaseException as raised:
+            exchange.end(raised)
+            raise
+
+    def _begin(self, request: HttpRequest) -> Exchange:
+        started_ns = time.time_ns()
+        head = head_of(request)
+        verdict = self._verdict(request, head)
+        observation = self._observer.begin(head, verdict, started_ns)
+        return Exchange(request, verdict, observation, self._manager.look_soon)
+
+    def _verdict(self, request: HttpRequest, head: RequestHead) -> Admission | Refusal:
+        surroundings = surroundings_of(request)
+        if _APPLIED_KEY in surroundings:
+            logger.error("SecMiddleware is applied twice: the inner one would judge what the outer made")
+            return Refusal("internal_error")
+        surroundings[_APPLIED_KEY] = True
+        if not self._start():
+            return Refusal("internal_error")
+        if not self._silent_server_told and head.scheme == "https" and not hands_over(request):
+            self._silent_server_told = True
+            logger.error(
+                "this server says nothing about client certificates, so nobody can be recognised: serve with "
+                "`secmiddleware run`, with gunicorn's sync or gthread workers, or give uvicorn "
+                "`--http secmiddleware.servers.uvicorn:H11Protocol`"
+            )
+        return self._manager.admit(head)
+
+    def _start(self) -> bool:
+        """Whether the manager runs now."""
+        try:
+            if not self._manager.running:
+                self._manager.start()
+        except SecMiddlewareError:
+            logger.exception("a request came where the settings cannot be used; it is refused")
+            return False
+        return True
+
+
+async def _aside_if_large(held: int, work: Callable[[], None]) -> None:
+    """Do the work; where much is held, in a thread while the loop goes on."""
+    if held < _LARGE_BYTES:
+        work()
+    else:
+        await asyncio.to_thread(work)
