@@ -95,7 +95,7 @@ async def _health(_request: Request) -> Response:
     return Response(b'{"status":"ok"}', media_type="application/json")
 
 
-def _app() -> Starlette:
+def small_app() -> Starlette:
     return Starlette(
         routes=[
             Route("/echo", _echo, methods=["POST"]),
@@ -105,7 +105,7 @@ def _app() -> Starlette:
     )
 
 
-def _request(
+def asgi_request(
     app: App, method: str, path: str, body: bytes, extra: dict[str, Any], expect: bytes | None
 ) -> Step:
     """One request, no socket, no loop: nothing in it waits, so the coroutine runs through in one go."""
@@ -154,7 +154,7 @@ def _request(
 
 def request_rows(manager: SecurityManager, world: World) -> Iterator[Row]:
     """A whole request of a small Starlette app; the peer is the same app, bare. Without sockets and TLS."""
-    bare, wrapped = _app(), SecMiddleware(_app(), config=manager)
+    bare, wrapped = small_app(), SecMiddleware(small_app(), config=manager)
     known = {PRESENTED_KEY: world.presented}
     keyring = manager.snapshot.keyring
     assert keyring is not None
@@ -166,9 +166,9 @@ def request_rows(manager: SecurityManager, world: World) -> Iterator[Row]:
         expect = body if same and method == "POST" else None
         return Row(
             name,
-            _request(wrapped, method, path, body, known, expect),
+            asgi_request(wrapped, method, path, body, known, expect),
             "bare app",
-            _request(bare, method, path, body, {}, expect),
+            asgi_request(bare, method, path, body, {}, expect),
         )
 
     yield row("GET, no certificate asked for", "GET", "/healthz", b"", same=True)

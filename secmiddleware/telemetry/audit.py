@@ -13,6 +13,7 @@ import logging
 import os
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from typing import Final
 
 from secmiddleware.engine import Admission
 from secmiddleware.fields.flows import Report
@@ -20,6 +21,8 @@ from secmiddleware.messages import Refusal, RequestHead
 from secmiddleware.telemetry.observer import ExchangeRecord, Observation, Observer, Stage
 
 audit_log = logging.getLogger("secmiddleware.audit")
+
+_NOTHING: Final = nullcontext()
 
 
 class AuditObserver:
@@ -62,7 +65,7 @@ class AuditObservation:
 
     def active(self) -> AbstractContextManager[None]:
         """What those within want to be in force while the app is called."""
-        return nullcontext() if self._within is None else self._within.active()
+        return _NOTHING if self._within is None else self._within.active()
 
     def stage(self, name: Stage, start_ns: int, end_ns: int, report: Report) -> None:
         """For those within: what was done to whom is not for this log."""
