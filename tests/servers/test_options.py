@@ -93,6 +93,16 @@ def test_a_ring_in_memory_is_not_for_several_workers(pki: Pki, tmp_path: Path) -
         options(settings, workers=2)
 
 
+def test_a_broker_in_memory_is_not_for_several_workers(pki: Pki, tmp_path: Path) -> None:
+    (tmp_path / "kek").write_bytes(bytes(range(32)))
+    (tmp_path / "kek").chmod(0o600)
+    keys = {"ring": "shop", "store": f"file:{tmp_path / 'ring.json'}", "kek": f"file:{tmp_path / 'kek'}"}
+    settings = pki.settings(keys=keys, rotation={"broker": "memory://"})
+    assert options(settings)["workers"] == 1
+    with pytest.raises(ConfigError, match=r"rotation\.broker: .* 2 workers"):
+        options(settings, workers=2)
+
+
 def test_a_name_of_an_implementation_is_kept(folder: Path) -> None:
     assert options(folder / "secmiddleware.toml", http="h11")["http"].endswith(":H11Protocol")
     assert options(folder / "secmiddleware.toml")["http"].endswith(":HttpToolsProtocol")
