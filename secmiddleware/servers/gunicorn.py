@@ -9,6 +9,7 @@ in no header that a client could have sent.
 
 from __future__ import annotations
 
+import errno
 import logging
 import logging.config
 import os
@@ -144,6 +145,12 @@ class _Impatient(_Stock):
             return b""
         finally:
             self.settimeout(None)
+
+    def shutdown(self, how: int) -> None:
+        """As a socket does it. Who was given up is not waited for, as gunicorn waits for a farewell."""
+        if self._given_up:
+            raise OSError(errno.ENOTCONN, "the client was silent")
+        super().shutdown(how)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""`secmiddleware.servers.uvicorn.serve` in a process of its own, with its workers."""
+"""`serve` of a server in a process of its own, with its workers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from servers.serving import PATIENCE, ask, until
 SOURCE = Path(next(iter(secmiddleware.__path__))).parent
 
 RUN = """
-import json, sys
-from secmiddleware.servers.uvicorn import Serving, serve
+import importlib, json, sys
 if __name__ == "__main__":
-    serve(Serving(**json.loads(sys.argv[1])))
+    server = importlib.import_module("secmiddleware.servers." + sys.argv[1])
+    server.serve(server.Serving(**json.loads(sys.argv[2])))
 """
 
 
-def start(folder: Path, **serving: Any) -> tuple[subprocess.Popen[bytes], int]:
+def start(folder: Path, *, server: str = "uvicorn", **serving: Any) -> tuple[subprocess.Popen[bytes], int]:
     """The process that serves, and the port on which it will."""
     (folder / "run.py").write_text(RUN)
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -40,7 +40,7 @@ def start(folder: Path, **serving: Any) -> tuple[subprocess.Popen[bytes], int]:
         **serving,
     }
     process = subprocess.Popen(
-        [sys.executable, "run.py", json.dumps(told)],
+        [sys.executable, "run.py", server, json.dumps(told)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(SOURCE)},
         stderr=subprocess.PIPE,
