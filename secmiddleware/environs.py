@@ -22,6 +22,9 @@ from secmiddleware.messages import (
     header_values,
 )
 
+RAISED_KEY: Final = "secmiddleware.raised"
+"""Where an adapter tells the type of what the app has raised, if the framework made a page of it."""
+
 _SOCKET: Final = "gunicorn.socket"
 
 # CGI names that are not HTTP_ and the header's name (RFC 3875 §4.1.2, §4.1.3).

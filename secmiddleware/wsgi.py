@@ -22,6 +22,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from secmiddleware.engine import Admission
 from secmiddleware.environs import (
+    RAISED_KEY,
     hands_over,
     head_of,
     length_of_body,
@@ -202,7 +203,9 @@ class _Exchange:
         self._ended = True
         if self._refusal is not None and self._refusal.code == "key_unknown":
             self._manager.look_soon()
-        error = None if raised is None else f"{type(raised).__module__}.{type(raised).__qualname__}"
+        error = self.environ.get(RAISED_KEY)
+        if raised is not None:
+            error = f"{type(raised).__module__}.{type(raised).__qualname__}"
         self.observation.end(ExchangeRecord(self._status, self._refusal, route_of(self.environ), error))
 
 
@@ -445,7 +448,9 @@ class _Download:
 
     def _answer(self) -> Iterable[bytes]:
         if isinstance(self._outcome, Refusal):
-            return self._exchange.refuse(self._outcome)
+            # That the page made of it cannot be sealed is not what is wrong.
+            failed = RAISED_KEY in self._exchange.environ
+            return self._exchange.refuse(Refusal("internal_error") if failed else self._outcome)
         return self._exchange.answer(self._outcome, self._body, self._reason)
 
 

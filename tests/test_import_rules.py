@@ -17,7 +17,11 @@ PACKAGE = Path(next(iter(secmiddleware.__path__)))
 ADAPTERS = Path(__file__).parents[1] / "integrations"
 
 # What an adapter stands on, beside Python itself and secmiddleware.
-FRAMEWORK_OF = {"secmiddleware_django": {"asgiref", "django"}, "secmiddleware_starlette": set()}
+FRAMEWORK_OF = {
+    "secmiddleware_django": {"asgiref", "django"},
+    "secmiddleware_flask": {"flask"},
+    "secmiddleware_starlette": set(),
+}
 
 # From the top down. A module may import what stands below its own row, and within its own room.
 LAYERS = (
