@@ -15,6 +15,7 @@ from secmiddleware.errors import ConfigError, Finding
 
 if TYPE_CHECKING:
     from secmiddleware.encryption.tokens import Format
+    from secmiddleware.settings import Settings
     from secmiddleware.settings.models import FieldSettings
 
 # A value of a field, not a document; the largest body that settings allow by default.
@@ -64,7 +65,7 @@ def seal(field: str, config: Path, text: bool, tenant: str | None, caller: str |
 
     from secmiddleware.fields.json_reading import UnreadableJSON, check
 
-    rule = _field(config, field)
+    settings, rule = _settings_of(config, field)
     bound = _bound(rule, tenant, caller)
     value = _read()
     if text:
@@ -78,7 +79,7 @@ def seal(field: str, config: Path, text: bool, tenant: str | None, caller: str |
         raise click.ClickException(
             "the input is not a JSON value; a text stands in quotation marks, or is sealed with --text"
         ) from None
-    token = opened_ring(config, first_block=1).seal(
+    token = opened_ring(settings, config, first_block=1).seal(
         field, value[start:].strip(b" \t\r\n"), **bound, format=_format(rule.format)
     )
     click.echo(token)
@@ -101,16 +102,16 @@ def open_token(field: str, config: Path, tenant: str | None, caller: str | None)
     """
     from secmiddleware.encryption.keyring import looks_like_token
 
-    rule = _field(config, field)
+    settings, rule = _settings_of(config, field)
     bound = _bound(rule, tenant, caller)
     token = _read().strip(b' \t\r\n"')
-    ring = opened_ring(config)
+    ring = opened_ring(settings, config)
     formats = (rule.format, *rule.also_open)
     fits = next((name for name in formats if looks_like_token(token, _format(name))), rule.format)
     click.echo(ring.open(field, token, **bound, format=_format(fits)))
 
 
-def _field(config: Path, name: str) -> FieldSettings:
+def _settings_of(config: Path, name: str) -> tuple[Settings, FieldSettings]:
     from secmiddleware.settings import load
 
     settings = load(config)
@@ -119,7 +120,7 @@ def _field(config: Path, name: str) -> FieldSettings:
         known = ", ".join(settings.fields) or "none"
         hint = f'did you mean "{near[0]}"?' if near else f"there are: {known}"
         raise ConfigError([Finding("fields", f"there is no field {name!r}", str(config), hint=hint)])
-    return settings.fields[name]
+    return settings, settings.fields[name]
 
 
 def _format(name: str) -> Format:

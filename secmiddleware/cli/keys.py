@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -13,17 +17,18 @@ from secmiddleware.errors import ConfigError, Finding
 
 if TYPE_CHECKING:
     from secmiddleware.encryption.manager import EncryptionManager
+    from secmiddleware.settings import Settings
+
+_BROKER_SECONDS: Final = 3.0
 
 
-def opened_ring(config: Path, *, first_block: int = 0) -> EncryptionManager:
-    """The key ring of a file of settings, verified and opened; no ring is ever made here.
+def opened_ring(settings: Settings, config: Path, *, first_block: int = 0) -> EncryptionManager:
+    """The key ring of the settings of a file, verified and opened; no ring is ever made here.
 
     Raises SecMiddlewareError where there is none to be had.
     """
     from secmiddleware.security import encryption_of
-    from secmiddleware.settings import load
 
-    settings = load(config)
     source = str(config)
     if settings.keys is None:
         raise ConfigError([Finding("keys", "is missing: these settings have no key ring", source)])
@@ -59,7 +64,9 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def list_keys(config: Path, as_json: bool) -> None:
     """List the keys of the ring with their states; no secret is shown."""
-    status = opened_ring(config).status()
+    from secmiddleware.settings import load
+
+    status = opened_ring(load(config), config).status()
     if as_json:
         click.echo(json.dumps(status, indent=2))
         return
@@ -91,7 +98,8 @@ def _short(time: str | None) -> str:
 Example:
   secmiddleware keys rotate --config deploy/secmiddleware.toml
 
-Running services see the new key at their next look at the store, long before it seals."""
+Running services see the new key at their next look at the store, long before it seals; with [rotation] broker
+they are told to look at once."""
 )
 @config_option
 def rotate(config: Path) -> None:
@@ -99,7 +107,56 @@ def rotate(config: Path) -> None:
 
     What older keys sealed stays readable. Refused while another new key has yet to begin to seal.
     """
-    encryption = opened_ring(config)
-    kid = encryption.rotate()
+    from secmiddleware.settings import load
+
+    settings = load(config)
+    encryption = opened_ring(settings, config)
+    with _announcing(settings, encryption) as announce:
+        kid = encryption.rotate()
+        told = announce()
     new = next(key for key in encryption.status()["keys"] if key["kid"] == kid)
     click.echo(f"key {kid} is published, and seals from {_short(new['activate_at'])} UTC on")
+    if told is not None:
+        click.echo(told)
+
+
+@contextmanager
+def _announcing(settings: Settings, encryption: EncryptionManager) -> Iterator[Callable[[], str | None]]:
+    """What tells the other processes over the broker, and how that went in words; None without a broker.
+
+    It is connected before anything is published, so that nobody waits for that afterwards. A broker that is
+    away holds nothing up for long: the others poll.
+    """
+    url = settings.rotation.broker.get_secret_value()
+    if url in ("", "memory://"):  # which reaches nobody from here
+        yield lambda: None
+        return
+    from datetime import UTC, datetime
+
+    from secmiddleware.encryption.record import RECORD
+    from secmiddleware.rotation.broker import Broker
+    from secmiddleware.rotation.notices import write_notice
+
+    broker = Broker(url, encryption.ring, ca=settings.rotation.broker_ca)
+    connected = threading.Event()
+
+    def compose() -> bytes:
+        gen = encryption.status()["gen"]
+        return write_notice(encryption.ring, RECORD, gen, datetime.now(UTC), encryption.mac_of_notice)
+
+    def announce() -> str:
+        broker.announce()
+        until = time.monotonic() + _BROKER_SECONDS
+        while broker.health()["notices_sent"] == 0 and time.monotonic() < until:
+            time.sleep(0.01)
+        if broker.health()["notices_sent"]:
+            return f"announced over {broker.address}"
+        return f"{broker.address} was not reached: running services find the key at their next look"
+
+    broker.start(take=lambda _: None, compose=compose, connected=connected.set)
+    try:
+        connected.wait(_BROKER_SECONDS)
+        yield announce
+    finally:
+        broker.stop()
+        broker.join(_BROKER_SECONDS)
