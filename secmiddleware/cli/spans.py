@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from rich.text import Text
-from rich.tree import Tree
 
 # What the tree says of a span, out of much more.
 _SHOWN: Final = (
@@ -42,14 +41,16 @@ def spans_of(output: str, trace_id: str) -> list[PrintedSpan]:
     return sorted(found, key=lambda span: span.begun)
 
 
-def tree_of(spans: Iterable[PrintedSpan], root: PrintedSpan) -> Tree:
-    """A span with all that is below it."""
-    spans = list(spans)
-    tree = Tree(_label(root))
-    for span in spans:
-        if span.parent == root.id:
-            tree.children.append(tree_of(spans, span))
-    return tree
+def tree_of(spans: Sequence[PrintedSpan], root: PrintedSpan) -> Iterator[Text]:
+    """A span with all that is below it, a line for each."""
+    yield _label(root)
+    below = [span for span in spans if span.parent == root.id]
+    for span in below:
+        last = span is below[-1]
+        first, *more = tree_of(spans, span)
+        yield Text("└─ " if last else "├─ ").append_text(first)
+        for line in more:
+            yield Text("   " if last else "│  ").append_text(line)
 
 
 def _objects(output: str) -> Iterator[dict[str, Any]]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
-from rich.tree import Tree
 
 from secmiddleware.cli.wire import Call
 
@@ -35,9 +35,10 @@ class Teller:
         """How it came out."""
         self._console.print(Text(text, "bold green" if good else "bold red"))
 
-    def tree(self, tree: Tree) -> None:
-        """A tree, below what was said."""
-        self._console.print(Padding(tree, (0, 0, 0, 5), expand=False))
+    def lines(self, lines: Iterable[Text]) -> None:
+        """Something that was laid out already, below what was said."""
+        for line in lines:
+            self._console.print(Text("     ").append_text(line))
 
     def say(self, text: str) -> None:
         """Something in words."""
@@ -45,9 +46,10 @@ class Teller:
             self._console.print(Text(f"   {line}"))
 
     def wire(self, mark: str, text: str) -> None:
-        """A line that went over the wire: `>` sent, `<` received; or `$`, a command."""
+        """Lines that went over the wire: `>` sent, `<` received; or `$`, a command."""
         style = {">": "yellow", "<": "green", "$": "bold"}.get(mark, "")
-        self._console.print(Text(f"     {mark} {text}", style))
+        for line in text.splitlines():
+            self._console.print(Text(f"     {mark} {line}", style))
 
     def show(self, call: Call) -> Call:
         """Print a call as `curl -v` does: what was sent, what came."""

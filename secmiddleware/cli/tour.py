@@ -205,7 +205,7 @@ class Tour:
             time.sleep(0.05)
         if root is None:
             raise NotAsToldError("expected a SERVER span in the trace that the caller began")
-        self._tell.tree(tree_of(spans, root))
+        self._tell.lines(tree_of(spans, root))
         below = {span.name for span in spans if span.parent == root.id}
         wanted = {"secmiddleware.decrypt", "secmiddleware.encrypt"}
         expect(wanted <= below, f"{' and '.join(sorted(wanted))} below it")
@@ -213,9 +213,9 @@ class Tour:
         expect(_SSN not in told and self._token not in told, "no value and no token in any span")
 
     def _two_processes(self) -> None:
-        how = "a notice over the broker" if self._broker is not None else "watching the file of the ring"
         ports = f"{self._server.port} and {self._other.port}"
-        self._tell.say(f"serve here, on ports {ports}. Both learn of a rotation by {how}:")
+        ear = "" if self._broker is None else " and listens to the broker"
+        self._tell.say(f"serve here, on ports {ports}. Each watches the file of the ring{ear}:")
         with self._connected(self._server) as one, self._connected(self._other) as two:
             before = {self._added("Radia", one)[0], self._added("Radia", two)[0]}
             expect(len(before) == 1, "tokens of one key from both")
@@ -232,14 +232,9 @@ class Tour:
                 time.sleep(0.05)
         expect(len(tokens) == 1 and not before & tokens.keys(), "a new key at both")
         (newest,) = tokens
-        told = "a notice" if self._broker is not None else f"key {newest} is pending"
         for server in (self._server, self._other):
-            heard = [line for line in server.said().splitlines() if told in line]
-            expect(bool(heard), f"“{told}” in the log of each")
-            self._tell.wire(" ", f"{server.port}: {heard[-1].strip()}")
-        self._tell.say(
-            f"Both seal with {newest} now, and each opened what the other sealed at every instant."
-        )
+            self._tell.wire(" ", f"{server.port} {_how_it_learned_of(newest, server)}")
+        self._tell.say(f"Both seal with {newest} now; each opened what the other sealed, at every instant.")
 
     def _added(self, name: str, caller: Caller, token: str | None = None) -> tuple[str, str]:
         """The key id and the token of a customer who was added."""
@@ -294,6 +289,17 @@ class Tour:
         if done.returncode != 0:
             raise NotAsToldError(f"secmiddleware {' '.join(words)}: {done.stderr.strip()}")
         return done.stdout.strip()
+
+
+def _how_it_learned_of(kid: str, server: Server) -> str:
+    """What its log says: whether a notice came first, or the file was seen to have changed."""
+    lines = [line.strip() for line in server.said().splitlines()]
+    pending = [at for at, line in enumerate(lines) if f"key {kid} is pending" in line]
+    expect(bool(pending), f"key {kid} in the log of each")
+    before = lines[pending[0] - 1]
+    if "a notice says" in before:
+        return f"was told by a notice: {before}"
+    return f"saw it in the file: {lines[pending[0]]}"
 
 
 class _Runner(threading.Thread):

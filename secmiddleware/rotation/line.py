@@ -211,6 +211,7 @@ class RotationLine:
             # Our own too, for a broker brings them back.
             self._not_new += 1
         else:
+            _logger.info("ring %s: a notice says that generation %d is there", result.ring, result.gen)
             self._call("notice")
 
     def _compose(self) -> bytes:

@@ -276,10 +276,10 @@ def test_in_a_pipe_it_is_plain_text_with_every_step_in_its_place(piped: Shown) -
     tree = [line.strip() for line in f.splitlines() if "secmiddleware." in line or "SERVER" in line]
     assert [re.sub(r"\d+\.\d+ ms.*", "", line).strip() for line in tree] == [
         "SERVER POST /customers",
-        "├── INTERNAL secmiddleware.decrypt",
-        "└── INTERNAL secmiddleware.encrypt",
+        "├─ INTERNAL secmiddleware.decrypt",
+        "└─ INTERNAL secmiddleware.encrypt",
     ]
     published = re.search(r"key (\w{8}) is published", g)
     assert published is not None
-    assert g.count(f"key {published[1]} is pending") == 2
+    assert g.count(f"saw it in the file: INFO:     ring customers: key {published[1]} is pending") == 2
     assert f"Both seal with {published[1]} now" in g
