@@ -84,7 +84,7 @@ class Broker:
         """
         parts = urlsplit(url)
         host = parts.hostname or ""
-        self.address = f"{parts.scheme}://{host}{'' if parts.port is None else f':{parts.port}'}"
+        self.address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         self._scheme = parts.scheme
         self._url = url
         self._secrets = _spellings_of(parts.password)
@@ -151,7 +151,6 @@ class Broker:
             except Exception as error:  # noqa: BLE001  (a broker makes the libraries below raise anything)
                 if owner.ended.is_set():
                     return
-                self._connected_since = None
                 self._complain(error)
             else:
                 # Renewed, or at its end.
@@ -163,7 +162,7 @@ class Broker:
 
     def _serve(self, owner: _Owner) -> None:
         """Hears and sends over one connection, until it is due to be renewed or all is to end."""
-        with self._connection() as connection:
+        with self._connection(owner) as connection:
             channel = connection.channel()
             channel.Message = _uncompressed(channel.Message)
             exchange, queue = self._declarations()
@@ -245,7 +244,7 @@ class Broker:
         owner.take(b"")
 
     @contextmanager
-    def _connection(self) -> Iterator[Connection]:
+    def _connection(self, owner: _Owner) -> Iterator[Connection]:
         connection = Connection(
             self._url,
             ssl=self._tls,
@@ -257,8 +256,14 @@ class Broker:
             # Its own pauses cannot be interrupted: one attempt, and ours.
             connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, interval_max=0)
             yield connection
+        except Exception:
+            if not owner.ended.is_set():
+                self._connected_since = None
+            # RabbitMQ would be bidden farewell, and one that hangs would not answer.
+            if self._scheme.startswith("amqp") and connection.connected:
+                connection.connection.collect()
+            raise
         finally:
-            # A broker that is away, or hangs, makes this fail, or late; there is nothing left to lose.
             with suppress(Exception):
                 connection.release()
 
@@ -296,7 +301,8 @@ class Broker:
 def _uncompressed(stock: Any) -> type:
     """The message class of a channel, without what kombu does to a message before anybody has asked.
 
-    A header would have it unpacked: a few kilobytes become gigabytes.
+    A header would have it unpacked: a few kilobytes become gigabytes. And what is no message at all must not
+    pass for the end of the connection, as a KeyError would.
     """
 
     class Uncompressed(stock):  # type: ignore[misc]  # the transport decides whose class it is
@@ -305,7 +311,10 @@ def _uncompressed(stock: Any) -> type:
                 payload = payload | {"headers": {}}
             else:
                 payload.properties.pop("application_headers", None)
-            super().__init__(payload, channel=channel, **arguments)
+            try:
+                super().__init__(payload, channel=channel, **arguments)
+            except LookupError as error:
+                raise ValueError("this is no message") from error
 
     return Uncompressed
 

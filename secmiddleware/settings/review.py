@@ -183,10 +183,18 @@ def _broker(settings: Settings) -> Iterator[Note]:
     if settings.keys is None:
         yield Mistake(here, "has nothing to tell: there is no [keys]", "leave it empty"), (("keys",),)
     needed = ("kombu", "redis") if scheme.startswith("redis") else ("kombu",)
-    missing = [package for package in needed if find_spec(package) is None]
+    missing = [package for package in needed if not _is_installed(package)]
     if missing:
         message = f"needs {' and '.join(missing)}, which is not installed"
         yield Mistake(here, message, f"pip install 'secmiddleware[{','.join(needed)}]'"), ()
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ValueError:
+        # It is imported already, and has put something without a spec in its own place: kombu does.
+        return True
 
 
 def _fields(settings: Settings) -> Iterator[Note]:

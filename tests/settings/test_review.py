@@ -283,6 +283,15 @@ def test_a_package_that_a_broker_needs_is_told_with_what_to_type(place, monkeypa
     assert found.hint == f"pip install 'secmiddleware[{extra}]'"
 
 
+def test_packages_that_are_imported_already_are_installed(place):
+    import kombu
+    import redis
+
+    assert kombu.__spec__ is None  # it has put something of its own in its place
+    assert redis.__spec__
+    assert place.findings(SERVICE + MTLS + KEYS + '[rotation]\nbroker = "redis://host"\n') == ()
+
+
 @pytest.mark.parametrize(
     ("broker", "message"),
     [
