@@ -145,6 +145,7 @@ def outer(get_response: Any) -> Any:
 
     def middleware(request: HttpRequest) -> HttpResponse:
         request.from_outer = "there"
+        request.headers.get("accept-encoding")
         if request.GET.get("read") == "body":
             request.seen_by_outer = request.body
         elif request.GET.get("read") == "stream":
@@ -155,7 +156,15 @@ def outer(get_response: Any) -> Any:
 
 
 def outer_attribute(request: HttpRequest) -> HttpResponse:
-    return JsonResponse({"from_outer": request.from_outer, **json.loads(request.body or b"{}")})
+    body = json.loads(request.body)
+    return JsonResponse(
+        {
+            "from_outer": request.from_outer,
+            "opened": body["ssn"] == SECRET,
+            "asked_for": request.headers.get("accept-encoding"),
+            "ssn": body["ssn"],
+        }
+    )
 
 
 class Urls:
@@ -175,6 +184,7 @@ class Urls:
         path("in", cookie),
         path("out", form),
         path("out/headers", headers),
+        path("out/東京", headers),
         path("out/file", file),
         path("out/plain", plain_file),
         path("out/stream", stream),

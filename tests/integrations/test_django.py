@@ -269,15 +269,28 @@ def test_an_opened_value_does_not_leave_in_a_cookie(shop: Shop, caller: Make, pa
 
 def test_a_body_without_a_length_is_none_to_django_as_ever(caller: Make) -> None:
     for method in ("PUT", "PATCH", "DELETE", "OPTIONS"):
-        answer = caller(raise_request_exception=False)(method, "/out/headers")
-        assert answer.status_code == 200, method
+        answer = caller()(method, "/customers/talks")
+        assert answer.status_code == 422, method
+
+
+def test_a_path_of_letters_beyond_ascii_is_the_same_for_a_request_that_is_made_anew(shop: Shop) -> None:
+    with override_settings(SECMIDDLEWARE=shop.manager, ROOT_URLCONF=Urls, MIDDLEWARE=[OURS]):
+        answer = Client(**{PRESENTED_KEY: shop.alice}).get("/out/東京")
+        request = answer.wsgi_request
+        assert answer.status_code == 200
+        assert request.path == request.path_info == request.META["PATH_INFO"] == "/out/東京"
 
 
 def test_what_other_middleware_hung_on_the_request_before_us_stays(shop: Shop, caller: Make) -> None:
     with override_settings(MIDDLEWARE=["integrations.django_views.outer", OURS]):
         for query in ("", "?read=body"):
-            answer = caller().send(f"/customers/outer{query}", {"ssn": shop.seal(f'"{SECRET}"')})
-            assert answer.json()["from_outer"] == "there"
+            answer = caller().send(
+                f"/customers/outer{query}",
+                {"ssn": shop.seal(f'"{SECRET}"')},
+                headers={"accept-encoding": "gzip"},
+            )
+            told = answer.json()
+            assert (told["from_outer"], told["opened"], told["asked_for"]) == ("there", True, "identity")
             assert shop.open(answer.json()["ssn"]) == f'"{SECRET}"'
 
 
