@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Final, Literal
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -297,7 +298,7 @@ class _Owned(_Seen):
         """Whether a span or a metric wants the status."""
         return self._begun.instruments is not None or self._recording
 
-    @property
+    @cached_property
     def head(self) -> RequestHead:
         """The head with our span in the place of the caller's: a framework's own span becomes a child."""
         head = self._begun.head

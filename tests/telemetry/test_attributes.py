@@ -126,6 +126,11 @@ def test_a_host_is_taken_apart(host: bytes, address: str, port: int | None) -> N
     assert (told["server.address"], told.get("server.port")) == (address, port)
 
 
+def test_paths_and_queries_are_cut() -> None:
+    assert len(scrubbed_path(RequestHead("http", "GET", "https", "/" + "ü" * 300))) == 256
+    assert len(scrubbed_query(b"a=1&" * 300)) == 256
+
+
 def test_text_is_cut_also_where_escaping_makes_it_longer() -> None:
     assert len(shown("\u202e" * 300)) == 256
 

@@ -40,6 +40,14 @@ async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 """
+WSGI_APP = """
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/customers/none":
+        raise RuntimeError("canary-7b1f0d")
+    body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+    start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    return [body]
+"""
 OWN_SDK = """
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
@@ -54,6 +62,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("starter") / "app"
     config = made(folder)
     (folder / "shop.py").write_text(APP)
+    (folder / "wsgi_shop.py").write_text(WSGI_APP)
     (folder / "tracing_shop.py").write_text(OWN_SDK + APP)
     return config
 
@@ -94,13 +103,13 @@ def served(config: Path, app: str, folder: Path, *options: str, **env: str) -> I
         yield Served(process, port, config, log)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("app", "workers"), [("shop:app", 1), ("shop:app", 2), ("wsgi_shop:app", 2)])
 def test_an_endpoint_is_enough_to_find_the_tree_and_the_metrics(
-    config: Path, tmp_path: Path, workers: int
+    config: Path, tmp_path: Path, app: str, workers: int
 ) -> None:
     with Collector() as collector:
         options = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}
-        with served(config, "shop:app", tmp_path, "--workers", str(workers), **options) as server:
+        with served(config, app, tmp_path, "--workers", str(workers), **options) as server:
             document = {"ssn": server.token(CANARY), "name": "Ada"}
             assert server.call(f"/customers?q={CANARY}", document, authorization=CANARY) == 200
             assert server.call("/customers", document, certificate=False) == 401
