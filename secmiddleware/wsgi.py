@@ -165,7 +165,12 @@ class _Exchange:
         self._manager = manager
         self._status: int | None = None
         self._refusal: Refusal | None = None
+        self._route: str | None = None
         self._ended = False
+
+    def look_at_route(self) -> None:
+        """See which route the app chose, while it answers: Flask takes it away again when it has."""
+        self._route = route_of(self.environ)
 
     def answer(self, head: ResponseHead, body: bytes, reason: str | None = None) -> Iterable[bytes]:
         """A whole response; `reason` is its status line where the app wrote it."""
@@ -193,6 +198,7 @@ class _Exchange:
     ) -> Callable[[bytes], object]:
         code = status[:3]
         self._status = int(code) if code.isdecimal() else None
+        self.look_at_route()
         more = () if exc_info is None else (exc_info,)
         return self.start_response(status, headers, *more)
 
@@ -206,7 +212,7 @@ class _Exchange:
         error = self.environ.get(RAISED_KEY)
         if raised is not None:
             error = f"{type(raised).__module__}.{type(raised).__qualname__}"
-        self.observation.end(ExchangeRecord(self._status, self._refusal, route_of(self.environ), error))
+        self.observation.end(ExchangeRecord(self._status, self._refusal, self._route, error))
 
 
 class _Watched:
@@ -404,6 +410,7 @@ class _Download:
                 raise exc_info[1].with_traceback(exc_info[2])
         elif self._head is not None:
             raise SecMiddlewareError("the app called start_response once more, and without exc_info")
+        self._exchange.look_at_route()
         lower = tuple((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers)
         self._reason, self._head = status, ResponseHead(int(status[:3]), lower)
         return self._write

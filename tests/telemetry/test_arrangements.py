@@ -13,6 +13,7 @@ import pytest
 from asgi.calling import Call, body_messages, call, http_scope
 from cli.command import environment
 from fastapi import FastAPI
+from flask import Flask
 from opentelemetry import trace
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware as ContribAsgi
 from opentelemetry.instrumentation.wsgi import OpenTelemetryMiddleware as ContribWsgi
@@ -56,6 +57,23 @@ def test_ours_outermost_is_named_after_the_route_that_the_framework_chose(
     assert done.status == 200
     assert sdk.tree.outline == f"SERVER GET {route}"
     assert (sdk.tree.span.attributes or {})["http.route"] == route
+
+
+@pytest.mark.parametrize("path", ["/items/7", "/customers/7"], ids=["watched", "held"])
+def test_a_flask_app_is_named_after_its_rule_too(shop: Shop, sdk: Sdk, path: str) -> None:
+    app = Flask(__name__)
+
+    @app.get("/items/<int:id>")
+    @app.get("/customers/<int:id>")
+    def item(id: int) -> dict[str, int]:  # noqa: A002  (as in the path)
+        return {"id": id}
+
+    request = Request(path, presented=shop.caller, wrap=lambda _: app)
+    assert through_wsgi(shop.manager, sdk.observer(), request).status == 200
+    template = path.replace("7", "<int:id>")
+    assert sdk.tree.span.name == f"GET {template}"
+    (labels,) = sdk.points("http.server.request.duration")
+    assert dict(labels)["http.route"] == template
 
 
 def test_inside_the_contrib_middleware_its_span_is_enriched_and_gets_the_children(
