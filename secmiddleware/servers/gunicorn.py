@@ -9,7 +9,6 @@ in no header that a client could have sent.
 
 from __future__ import annotations
 
-import errno
 import logging
 import logging.config
 import os
@@ -146,12 +145,6 @@ class _Impatient(_Stock):
         finally:
             self.settimeout(None)
 
-    def shutdown(self, how: int) -> None:
-        """As a socket does it. Who was given up is not waited for, as gunicorn waits for a farewell."""
-        if self._given_up:
-            raise OSError(errno.ENOTCONN, "the client was silent")
-        super().shutdown(how)
-
 
 @dataclass(frozen=True, slots=True)
 class Serving:
@@ -272,13 +265,14 @@ class _Application(BaseApplication):  # type: ignore[misc]
 def _mounted(app: WSGIApplication, mount: str) -> WSGIApplication:
     """The app under `[service] mount`, which the targets of requests do not have (as with uvicorn).
 
-    Where the variable SCRIPT_NAME says so to gunicorn, they have it, and gunicorn has taken it off.
+    They may have it where gunicorn is told by the variable SCRIPT_NAME, and has taken it off. Whatever else
+    may have been taken off, the path and the target disagree then, and the request is refused.
     """
     if not mount:
         return app
 
     def under_the_mount(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        environ["SCRIPT_NAME"] = environ["SCRIPT_NAME"] or mount
+        environ["SCRIPT_NAME"] = mount
         return app(environ, start_response)
 
     return under_the_mount

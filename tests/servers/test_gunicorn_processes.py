@@ -219,6 +219,9 @@ def test_a_mount_is_found_in_script_name_whoever_takes_it_off(
         told = ask(port, alice, "/api/x").json
         assert (told["SCRIPT_NAME"], told["PATH_INFO"]) == ("/api", "/x")
         assert ask(port, alice, "/apix").code == "path_ambiguous"
+    monkeypatch.setenv("SCRIPT_NAME", "/other")
+    with running(folder, pki, server="gunicorn") as (_, port):
+        assert ask(port, alice, "/other/x").code == "path_ambiguous"
 
 
 @pytest.mark.parametrize("preload", [False, True])
