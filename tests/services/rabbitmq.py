@@ -69,7 +69,9 @@ class RabbitMqServer(Server):
             "HOME": str(home),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(self._names),
-            "RABBITMQ_NODENAME": f"tests{self.port}@localhost",
+            # An address: not every machine knows what `localhost` is.
+            "RABBITMQ_NODENAME": f"tests{self.port}@127.0.0.1",
+            "RABBITMQ_USE_LONGNAME": "true",
             "RABBITMQ_DIST_PORT": str(self._distribution),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
                 # No waiting for work in busy loops: the cores are the tests'.
