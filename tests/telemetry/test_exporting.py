@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -26,6 +27,8 @@ from telemetry.collector import Collector, values
 
 CANARY = "canary-7b1f0d"
 APP = """
+from opentelemetry import trace
+
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         while True:
@@ -35,6 +38,8 @@ async def app(scope, receive, send):
                 return
     if scope["path"] == "/customers/none":
         raise RuntimeError("canary-7b1f0d")
+    if scope["path"] == "/healthz":
+        trace.get_tracer("shop").start_span("look").end()
     body = (await receive())["body"]
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -142,6 +147,7 @@ def test_an_endpoint_is_enough_to_find_the_tree_and_the_metrics(
         } <= names
         assert {resource["service.name"] for resource in collector.resources} == {"app"}
         told = {resource["service.instance.id"] for resource in collector.resources}
+        assert all(re.fullmatch("[0-9a-f]{32}", one) for one in told)
         assert len(told) == 1 if workers == 1 else len(told) in (1, 2)
         assert CANARY.encode() not in collector.raw
     # An exception that the app lets out is in the server's own log, as ever.
@@ -157,7 +163,9 @@ def test_a_service_that_names_itself_to_opentelemetry_keeps_that_name(config: Pa
         }
         with served(config, "shop:app", tmp_path, **options) as server:
             assert server.call("/healthz", certificate=False) == 200
-            collector.wait(lambda: collector.spans)
+            collector.wait(lambda: len(collector.spans) == 2)
+        assert [span.name for span in collector.spans] == ["look", "POST"]
+        assert collector.spans[0].parent_span_id == collector.spans[1].span_id
         assert collector.resources[0]["service.name"] == "shop-eu"
         assert collector.metrics == []
 
