@@ -54,6 +54,24 @@ def test_the_readme_shows_the_commands_that_init_prints(made: Path, tmp_path: Pa
         assert f"    {line.strip()}\n" in readme
 
 
+def test_the_apps_of_the_readme_tell_a_caller_what_is_missing(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from starlette.testclient import TestClient
+
+    monkeypatch.chdir(made)
+    blocks = _blocks((ROOT / "README.md").read_text(), "python")
+    apps: dict[str, Any] = {}
+    for name in ("starlette", "flask"):
+        (block,) = (block for block in blocks if f"from secmiddleware_{name} import" in block)
+        namespace: dict[str, Any] = {"__name__": "shop"}
+        exec(block, namespace)
+        apps[name] = namespace["app"]
+    with TestClient(apps["starlette"]) as client:
+        assert client.get("/").json()["code"] == "certificate_missing"
+    assert apps["flask"].test_client().get("/").json["code"] == "certificate_missing"
+
+
 def test_every_command_that_a_page_names_is_there() -> None:
     named = {
         match[1]
@@ -81,7 +99,7 @@ def test_every_link_leads_to_a_file_and_to_a_heading_of_it() -> None:
                 continue
             name, _, anchor = target.partition("#")
             linked = page.parent / name if name else page
-            assert linked.is_file(), f"{page.name}: {target}"
+            assert linked.exists(), f"{page.name}: {target}"
             if anchor:
                 headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
                 slugs = {

@@ -283,3 +283,21 @@ def test_in_a_pipe_it_is_plain_text_with_every_step_in_its_place(piped: Shown) -
     assert published is not None
     assert g.count(f"saw it in the file: INFO:     ring customers: key {published[1]} is pending") == 2
     assert f"Both seal with {published[1]} now" in g
+
+
+def test_the_other_world_is_shown_in_the_same_steps(tmp_path: Path) -> None:
+    with demo(tmp_path, "--wsgi") as shown:
+        assert shown.ends() == 0, shown.text()
+        assert "examples/customers_flask.py knows nothing of certificates" in shown.text()
+        lines = shown.text().splitlines()
+        at = [lines.index(step) for step in STEPS]
+        assert at == sorted(at)
+        assert lines[-1] == AS_TOLD
+
+
+def test_a_broker_announces_the_rotation(tmp_path: Path, redis_url: str) -> None:
+    with demo(tmp_path, "--broker", redis_url) as shown:
+        assert shown.ends() == 0, shown.text()
+        last = shown.text().partition(STEPS[-1])[2]
+        assert "announced over redis://" in last
+        assert len(re.findall(r"was told by a notice|saw it in the file", last)) == 2
