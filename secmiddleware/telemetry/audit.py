@@ -11,18 +11,22 @@ import hashlib
 import json
 import logging
 import os
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Final
 
 from secmiddleware.engine import Admission
 from secmiddleware.fields.flows import Report
 from secmiddleware.messages import Refusal, RequestHead
-from secmiddleware.telemetry.observer import ExchangeRecord, Observation, Observer, Stage
+from secmiddleware.telemetry.observer import (
+    NOTHING,
+    ExchangeRecord,
+    Observation,
+    Observer,
+    Stage,
+    Unobserved,
+)
 
 audit_log = logging.getLogger("secmiddleware.audit")
-
-_NOTHING: Final = nullcontext()
 
 
 class AuditObserver:
@@ -35,7 +39,7 @@ class AuditObserver:
     def begin(self, head: RequestHead, verdict: Admission | Refusal, started_ns: int) -> AuditObservation:
         """The observation of one exchange."""
         within = None if self._within is None else self._within.begin(head, verdict, started_ns)
-        return AuditObservation(head, verdict, within)
+        return AuditObservation(head, verdict, None if type(within) is Unobserved else within)
 
 
 class AuditObservation:
@@ -65,7 +69,7 @@ class AuditObservation:
 
     def active(self) -> AbstractContextManager[None]:
         """What those within want to be in force while the app is called."""
-        return _NOTHING if self._within is None else self._within.active()
+        return NOTHING if self._within is None else self._within.active()
 
     def stage(self, name: Stage, start_ns: int, end_ns: int, report: Report) -> None:
         """For those within: what was done to whom is not for this log."""

@@ -6,9 +6,9 @@ given the value of a field, a certificate or an exception's text.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from secmiddleware.engine import Admission
 from secmiddleware.fields.flows import Report
@@ -61,3 +61,29 @@ class Observer(Protocol):
 
     def begin(self, head: RequestHead, verdict: Admission | Refusal, started_ns: int) -> Observation:
         """The observation of an exchange that began at `started_ns` and was judged just now."""
+
+
+NOTHING: Final = nullcontext()
+"""To put round the call of the app where nothing is to be in force."""
+
+
+class Unobserved:
+    """The observation of an exchange that nobody looks at."""
+
+    __slots__ = ("head",)
+
+    trace_id = None
+    watches = False
+
+    def __init__(self, head: RequestHead) -> None:
+        self.head = head
+
+    def active(self) -> AbstractContextManager[None]:
+        """Nothing."""
+        return NOTHING
+
+    def stage(self, name: Stage, start_ns: int, end_ns: int, report: Report) -> None:
+        """Nothing."""
+
+    def end(self, record: ExchangeRecord) -> None:
+        """Nothing."""

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -31,7 +31,7 @@ from secmiddleware.messages import Headers, Identity, Refusal, RequestHead, head
 from secmiddleware.telemetry import attributes as words
 from secmiddleware.telemetry.attributes import Attributes, Certificates, Series
 from secmiddleware.telemetry.counts import COUNTERS, LEVELS, REFUSALS, Counts, Vitals, operation_of
-from secmiddleware.telemetry.observer import ExchangeRecord, Observation, Stage
+from secmiddleware.telemetry.observer import NOTHING, ExchangeRecord, Observation, Stage, Unobserved
 
 Trusting = Literal["always", "mtls_only", "link", "never"]
 
@@ -86,7 +86,7 @@ class OpenTelemetryObserver:
         tracer, instruments = self._find_tracer(), self._find_instruments()
         current = trace.get_current_span()
         if tracer is None and instruments is None and current is trace.INVALID_SPAN:
-            return _Unobserved(head)
+            return Unobserved(head)
         here = current.get_span_context()
         begun = _Begun(self, head, verdict, started_ns, time.time_ns(), tracer, instruments)
         return _Enriched(begun, current) if here.is_valid and not here.is_remote else _Owned(begun)
@@ -118,33 +118,9 @@ class OpenTelemetryObserver:
             idle = type(provider).__module__.startswith("opentelemetry.metrics.")
             instruments = None if idle else Instruments.of(provider)
             if instruments is not None:
-                instruments.observers.add(self)
+                instruments.join(self)
             self._instruments = provider, instruments
         return self._instruments[1]
-
-
-_NOTHING: Final = nullcontext()
-
-
-class _Unobserved:
-    """The observation of an exchange that nobody asked to see."""
-
-    __slots__ = ("head",)
-
-    trace_id = None
-    watches = False
-
-    def __init__(self, head: RequestHead) -> None:
-        self.head = head
-
-    def active(self) -> AbstractContextManager[None]:
-        return _NOTHING
-
-    def stage(self, name: Stage, start_ns: int, end_ns: int, report: Report) -> None:
-        pass
-
-    def end(self, record: ExchangeRecord) -> None:
-        pass
 
 
 @dataclass(slots=True)  # a frozen one takes 1 µs more to make
@@ -258,7 +234,7 @@ class _Enriched(_Seen):
     def active(self) -> AbstractContextManager[None]:
         """Nothing: their span is current already."""
         self._app_called = True
-        return _NOTHING
+        return NOTHING
 
     def stage(self, name: Stage, start_ns: int, end_ns: int, report: Report) -> None:
         """Told at once, since their span may end with the response."""
@@ -313,7 +289,7 @@ class _Owned(_Seen):
     def active(self) -> AbstractContextManager[None]:
         """Our span is the current one while the app is called."""
         self._app_called = True
-        return _Attached(self._context) if self._is_ours else _NOTHING
+        return _Attached(self._context) if self._is_ours else NOTHING
 
     def end(self, record: ExchangeRecord) -> None:
         """End the span, and record how long it was."""
@@ -346,7 +322,8 @@ class Instruments:
 
     def __init__(self, provider: metrics.MeterProvider) -> None:
         self.counts = Counts()
-        self.observers: WeakSet[OpenTelemetryObserver] = WeakSet()
+        self._observers: WeakSet[OpenTelemetryObserver] = WeakSet()
+        self._joining = threading.Lock()
         self._kept: dict[Series, dict[str, str | int]] = {}
         meter = provider.get_meter(_SCOPE, __version__, words.SCHEMA_URL)
         self._duration = meter.create_histogram(
@@ -368,6 +345,11 @@ class Instruments:
             if instruments is None:
                 instruments = cls._all[provider] = cls(provider)
             return instruments
+
+    def join(self, observer: OpenTelemetryObserver) -> None:
+        """Look at the vitals of this observer's service too, as long as it lives."""
+        with self._joining:
+            self._observers.add(observer)
 
     def record(self, seconds: float, series: Series, context: Context) -> None:
         """Record a request's duration; `context` has its span, for an exemplar."""
@@ -391,7 +373,9 @@ class Instruments:
     def _looking(self, name: str) -> Callable[[metrics.CallbackOptions], Iterable[metrics.Observation]]:
         def look(_options: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
             now = datetime.now(UTC)
-            for observer in list(self.observers):
+            with self._joining:
+                observers = list(self._observers)
+            for observer in observers:
                 if observer.vitals is not None:
                     for label, level in observer.vitals().levels(name, now):
                         yield metrics.Observation(level, dict(label))

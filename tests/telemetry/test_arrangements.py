@@ -285,7 +285,7 @@ def exchange():
     observation.end(ExchangeRecord(200))
     return observation
 
-print(exchange()._within.trace_id)
+print(exchange()._within)
 spans, reader = InMemorySpanExporter(), InMemoryMetricReader()
 trace.set_tracer_provider(TracerProvider())
 trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(spans))
