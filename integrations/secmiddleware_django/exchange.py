@@ -107,9 +107,9 @@ class Exchange:
 
     def let_out(self) -> None:
         """Let the held response go to the caller, rewritten, or refuse it."""
-        if self._download is None:
+        if self._download is None or self.refused:
             return
-        self._download.finish(complete=not self.refused)
+        self._download.finish()
         refusal = self._download.refusal
         if refusal is not None:
             # Django has made a page of what was raised. Not to be sealed is not what is wrong with it.

@@ -24,8 +24,9 @@ from secmiddleware.telemetry.observer import Observation
 # What is read at once, where all of a body is wanted.
 _PIECE_BYTES: Final = 64 * 1024
 
-# What a request remembers of a body and of headers that were read from it.
-_READINGS: Final = ("_body", "_files", "_post", "accepted_types", "accepted_types_by_precedence", "headers")
+# What a request remembers of its headers, and of its body, once they were read.
+_HEADER_READINGS: Final = ("accepted_types", "accepted_types_by_precedence", "headers")
+_BODY_READINGS: Final = ("_body", "_files", "_post")
 
 
 def surroundings_of(request: HttpRequest) -> dict[str, Any]:
@@ -178,14 +179,13 @@ def put_headers(request: HttpRequest, before: RequestHead, after: RequestHead) -
     if hasattr(request, "scope"):
         request.scope["headers"] = list(after.headers)
     environs.put_headers(request.META, before.headers, after.headers)
-    request.__dict__.pop("headers", None)
+    _forget(request, _HEADER_READINGS)
 
 
 def remake(request: HttpRequest, body: io.IOBase) -> None:
     """Let the app read this body: the same request object, set up again by its own constructor."""
     path, path_info, script_name = request.path, request.path_info, request.META["SCRIPT_NAME"]
-    for name in _READINGS:
-        request.__dict__.pop(name, None)
+    _forget(request, _BODY_READINGS)
     if hasattr(request, "scope"):
         request.__init__(request.scope, body)
     else:
@@ -194,6 +194,11 @@ def remake(request: HttpRequest, body: io.IOBase) -> None:
     # What was judged stays, whatever else Django would make them of (SCRIPT_URL).
     request.path, request.path_info = path, path_info
     request.META["PATH_INFO"], request.META["SCRIPT_NAME"] = path_info, script_name
+
+
+def _forget(request: HttpRequest, readings: tuple[str, ...]) -> None:
+    for name in readings:
+        request.__dict__.pop(name, None)
 
 
 def _wired(request: HttpRequest) -> dict[str, str]:

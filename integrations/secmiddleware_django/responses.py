@@ -61,12 +61,12 @@ class Download:
         else:
             await sync_to_async(self._feed_stream)()
 
-    def finish(self, *, complete: bool = True) -> None:
+    def finish(self) -> None:
         """Have the flow decide, and the response be as it says."""
         if self.refusal is not None:
             return
         start_ns = time.time_ns()
-        self._events += self._flow.finish(complete)
+        self._events += self._flow.finish(True)  # noqa: FBT003  (a whole body)
         self._observation.stage("response", start_ns, time.time_ns(), self._flow.report)
         if self.refusal is None:
             self._apply()

@@ -408,6 +408,10 @@ def test_every_handler_and_client_of_a_process_has_the_same_manager_until_the_se
         assert threading.active_count() <= before + 1
         with override_settings(SECMIDDLEWARE={**shop.settings, "service": {"name": "other"}}):
             assert configuration.configured() is not manager
+        assert not manager.running
+        assert Client(**{PRESENTED_KEY: shop.alice}).get("/").status_code == 200
+        manager = configuration.configured()
+        assert manager.running
     assert not manager.running
 
 

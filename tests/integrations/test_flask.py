@@ -151,6 +151,7 @@ def test_a_config_that_cannot_be_used_names_every_mistake_and_leaves_the_app_as_
 
 def test_initialised_twice_the_second_time_is_refused(shop: Shop) -> None:
     app = protected(shop.manager)
+    app.wsgi_app = ProxyFix(app.wsgi_app)
     for again in (lambda: SecMiddleware(app), lambda: SecMiddleware().init_app(app)):
         with pytest.raises(SecMiddlewareError, match="applied twice"):
             again()
