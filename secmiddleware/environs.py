@@ -5,6 +5,7 @@ Text in an environ is bytes read as latin-1 (PEP 3333). Nothing is decided here.
 
 from __future__ import annotations
 
+import io
 import ssl
 from typing import Final
 from wsgiref.types import WSGIEnvironment
@@ -78,13 +79,17 @@ def length_of_body(environ: WSGIEnvironment) -> int | Refusal | None:
     """How many bytes of `wsgi.input` are the body; None where it is what there is, to the end.
 
     Without a length and without an end (`wsgi.input_terminated`), reading could wait for ever, or read the
-    next request: then there is no body, or, where there should be one, the refusal `length_required`.
+    next request: then there is no body, or, where there may be one, the refusal `length_required`. An input
+    that is empty memory, as test clients give it, is no body whatever the method.
     """
     declared = environ.get("CONTENT_LENGTH") or ""
     if declared.isascii() and declared.isdigit():
         return int(declared)
     if environ.get("wsgi.input_terminated"):
         return None
+    source = environ["wsgi.input"]
+    if isinstance(source, io.BytesIO) and source.tell() == source.getbuffer().nbytes:
+        return 0
     if environ.get("HTTP_TRANSFER_ENCODING") or environ["REQUEST_METHOD"] in _METHODS_WITH_CONTENT:
         return Refusal("length_required")
     return 0

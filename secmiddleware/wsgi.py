@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from http import HTTPStatus
+from http.client import responses
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -132,7 +132,10 @@ class SecMiddleware:
         put_headers(environ, admission.head.headers, head.headers)
         flow = admission.respond(head.method)
         if not flow.passive:
-            return _Download(flow, exchange).drive(self.app, environ)
+            # What an app writes into its status line may say what it was given.
+            return _Download(flow, exchange, keeps_line=not admission.exchange.opened).drive(
+                self.app, environ
+            )
         if observation.watches:
             return exchange.watch(self.app)
         with observation.active():
@@ -172,10 +175,10 @@ class _Exchange:
         """See which route the app chose, while it answers: Flask takes it away again when it has."""
         self._route = route_of(self.environ)
 
-    def answer(self, head: ResponseHead, body: bytes, reason: str | None = None) -> Iterable[bytes]:
-        """A whole response; `reason` is its status line where the app wrote it."""
+    def answer(self, head: ResponseHead, body: bytes, line: str | None = None) -> Iterable[bytes]:
+        """A whole response; `line` is its status line where the app's own may leave."""
         self._status = head.status
-        line = reason or f"{head.status} {HTTPStatus(head.status).phrase}"
+        line = line or f"{head.status} {responses.get(head.status, 'Unknown')}"
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers]
         self.start_response(line, headers)
         return [body] if body else []
@@ -366,10 +369,11 @@ class _Upload:
 class _Download:
     """Drives the response flow with what the app gives; nothing of it leaves before the flow lets it go."""
 
-    def __init__(self, flow: Flow, exchange: _Exchange) -> None:
+    def __init__(self, flow: Flow, exchange: _Exchange, *, keeps_line: bool) -> None:
         self._flow = flow
         self._exchange = exchange
-        self._reason: str | None = None
+        self._keeps_line = keeps_line
+        self._line: str | None = None
         self._head: ResponseHead | None = None
         self._begun = False
         self._ended = False
@@ -412,7 +416,7 @@ class _Download:
             raise SecMiddlewareError("the app called start_response once more, and without exc_info")
         self._exchange.look_at_route()
         lower = tuple((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers)
-        self._reason, self._head = status, ResponseHead(int(status[:3]), lower)
+        self._head, self._line = ResponseHead(int(status[:3]), lower), status if self._keeps_line else None
         return self._write
 
     def _write(self, chunk: bytes, /) -> None:
@@ -458,7 +462,7 @@ class _Download:
             # That the page made of it cannot be sealed is not what is wrong.
             failed = RAISED_KEY in self._exchange.environ
             return self._exchange.refuse(Refusal("internal_error") if failed else self._outcome)
-        return self._exchange.answer(self._outcome, self._body, self._reason)
+        return self._exchange.answer(self._outcome, self._body, self._line)
 
 
 def _answered(answer: Iterable[bytes], raised: Exception) -> Iterator[bytes]:

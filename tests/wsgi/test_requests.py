@@ -391,3 +391,21 @@ def test_a_refusal_reads_nothing(manager: SecurityManager) -> None:
     response = Response()
     assert shell(Reader(), manager)(environ, response.start) != []
     assert (response.status, wire.asked) == (401, [])
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
+def test_a_test_client_that_sends_no_body_announces_none(
+    manager: SecurityManager, alice: Presented, method: str
+) -> None:
+    empty = {"wsgi.input": io.BytesIO(), "CONTENT_LENGTH": ""}
+    app = Reader()
+    response = call(shell(app, manager), environ_of("/in", method=method, presented=alice, **empty))
+    assert response.status == 200
+    assert app.calls
+
+
+def test_a_body_in_memory_without_a_length_is_still_one(manager: SecurityManager, alice: Presented) -> None:
+    unannounced = {"wsgi.input": io.BytesIO(b'{"ssn":"plain"}'), "CONTENT_LENGTH": ""}
+    app = Reader()
+    response = call(shell(app, manager), environ_of("/in", method="POST", presented=alice, **unannounced))
+    assert (response.status, app.calls) == (411, [])

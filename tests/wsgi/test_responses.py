@@ -393,3 +393,18 @@ def test_no_log_line_has_what_an_app_raised_while_it_was_held(
     with caplog.at_level(logging.DEBUG, "secmiddleware"):
         call(shell(answering(body), manager), environ_of("/out", presented=alice))
     assert "123-45-6789" not in caplog.text
+
+
+def test_what_was_opened_leaves_in_no_status_line(manager: SecurityManager, alice: Presented) -> None:
+    assert manager.encryption is not None
+    token = manager.encryption.seal("ssn", b'"123-45-6789"').encode()
+
+    def complain(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        value = environ["wsgi.input"].read(1000)[8:-2].decode()
+        start_response(f"422 no such {value}", [("Content-Type", "application/json")])
+        return [b"{}"]
+
+    environ = environ_of("/in", b'{"ssn":"%s"}' % token, method="POST", presented=alice)
+    response = call(shell(complain, manager), environ)
+    assert response.line in ("422 Unprocessable Entity", "422 Unprocessable Content")
+    assert response.body == b"{}"
