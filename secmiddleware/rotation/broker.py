@@ -182,7 +182,8 @@ class Broker:
             self._drain(connection, _SUBSCRIBE_SECONDS, owner)
             if not owner.ended.is_set():
                 self._begin(owner)
-                self._work(connection, Producer(channel, exchange), owner)
+                # On Redis what goes to an exchange that this very connection has not declared is lost.
+                self._work(connection, Producer(channel, exchange, auto_declare=True), owner)
             if self._scheme == "memory":
                 # Nobody else tidies up: a real broker sees the connection end.
                 consumer.cancel()
@@ -216,8 +217,6 @@ class Broker:
                 owner.compose(),
                 content_type="application/json",
                 content_encoding="utf-8",
-                # Redis loses without a word what goes to an exchange that this connection has not declared.
-                declare=[producer.exchange],
                 retry=False,
             )
         except Exception:

@@ -120,14 +120,19 @@ def test_the_destruction_of_a_key_is_announced(url, watch, far):
     until(lambda: second.keyring.keys[0].destroyed_at)
 
 
-def test_what_was_told_before_anybody_listened_is_found_when_listening_begins(url, watch, far):
-    manager, line = watch(far, messenger=Broker(url, RING))
-    until(lambda: health(line)["ready"])
-    line.stop()
-    assert not health(line)["ready"]
-    other, _ = watch(far)
-    kid = other.rotate()
-    line.start()
+def test_what_was_told_before_anybody_listened_is_found_when_listening_begins(
+    redis_server, watch, far, monkeypatch
+):
+    monkeypatch.setattr(broker_module, "_LONGEST_PAUSE", 0.3)
+    redis_server.kill()
+    try:
+        manager, line = watch(far, messenger=Broker(redis_server.url, RING))
+        until(lambda: health(line)["trouble"])
+        assert not health(line)["ready"]
+        other, _ = watch(far)
+        kid = other.rotate()
+    finally:
+        redis_server.start()
     until(lambda: health(line)["ready"])
     # Ready says that it has looked since it listens.
     assert manager.keyring.keys[-1].kid == kid
@@ -326,6 +331,22 @@ def test_a_rotation_that_could_not_be_announced_is_when_the_broker_is_back(
     until(lambda: health(line)["notices_sent"] == 1)
 
 
+def test_an_announcement_that_fails_half_way_is_made_again(redis_server, watch, far, monkeypatch):
+    monkeypatch.setattr(broker_module, "_CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(broker_module, "_LONGEST_PAUSE", 0.3)
+    manager, line = watch(far, messenger=Broker(redis_server.url, RING))
+    until(lambda: health(line)["ready"])
+    redis_server.halt()
+    try:
+        manager.rotate()
+        # It was about to send, and was not answered.
+        until(lambda: health(line)["connected_since"] is None)
+        assert health(line)["notices_sent"] == 0
+    finally:
+        redis_server.go_on()
+    until(lambda: health(line)["notices_sent"] == 1)
+
+
 def test_a_halted_rabbitmq_is_noticed_by_its_heartbeat(rabbitmq_server, watch, far, monkeypatch):
     monkeypatch.setattr(broker_module, "_HEARTBEAT_SECONDS", 2)
     monkeypatch.setattr(broker_module, "_LONGEST_PAUSE", 0.3)
@@ -351,6 +372,19 @@ def test_a_halted_redis_is_noticed_when_the_connection_is_renewed(redis_server, 
     finally:
         redis_server.go_on()
     until(lambda: health(line)["ready"])
+
+
+@pytest.mark.parametrize("scheme", ["redis", "amqp"])
+def test_a_stop_between_two_attempts_to_connect_ends_the_pause(scheme, watch, far, monkeypatch):
+    monkeypatch.setattr(broker_module, "_FIRST_PAUSE", 60)
+    _, line = watch(far, messenger=Broker(f"{scheme}://127.0.0.1:1", RING))
+    until(lambda: health(line)["trouble"])
+    thread = line._messenger._thread
+    begun = time.monotonic()
+    line.stop()
+    assert time.monotonic() - begun < 0.1
+    thread.join(5)
+    assert not thread.is_alive()
 
 
 def test_a_stop_ends_the_thread_and_leaves_nothing_in_memory(watch, far):
