@@ -35,6 +35,7 @@ class Judged(AuditObserver):
     """Writes down what was judged."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.heads: list[RequestHead] = []
 
     def begin(self, head: RequestHead, *rest: Any) -> Any:
