@@ -197,9 +197,7 @@ class RotationLine:
         return Callback(name, function, self._loop, events)
 
     def _announce(self) -> None:
-        if self._messenger is not None and self._wanted:
-            if self._thread is None:
-                self._begin_in_child()
+        if self._messenger is not None:
             self._messenger.announce()
 
     def _take(self, body: bytes) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from itertools import pairwise
 
 import pytest
+import trustme
 from encryption.rings import RING, manager_of
 from rotation import listeners
 from rotation.processes import until
@@ -271,6 +272,13 @@ def test_two_managers_of_one_ring_tell_each_other_over_a_broker_and_say_how_it_i
             "address", "connected_since", "ready", "reconnects", "trouble",
             "notices_sent", "notices_seen", "notices_not_new", "notices_dropped",
         }  # fmt: skip
+
+
+def test_the_broker_of_the_settings_is_asked_for_a_certificate_of_its_ca(shop, tmp_path):
+    trustme.CA().cert_pem.write_to_path(tmp_path / "broker.pem")
+    manager = shop(broker="amqps://127.0.0.1:1", broker_ca=str(tmp_path / "broker.pem"))
+    with manager:
+        assert manager.status()["rotation"]["broker"]["address"] == "amqps://127.0.0.1:1"
 
 
 def test_a_manager_without_a_broker_says_that_there_is_none(shop):
