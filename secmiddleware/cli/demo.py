@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import tempfile
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -30,6 +31,8 @@ _TRACED: Final = {
     "OTEL_METRICS_EXPORTER": "none",
     "OTEL_TRACES_SAMPLER": "parentbased_always_off",
 }
+
+_LOOK_SECONDS: Final = 0.1
 
 _INSTALL: Final = 'pip install "secmiddleware[all]"'
 
@@ -107,15 +110,17 @@ def _keep(tour: Tour, server: Server) -> None:
     client = f"--cert {shlex.quote(str(pki / 'client.pem'))} --key {shlex.quote(str(pki / 'client.key'))}"
     settings = shlex.quote(str(tour.starter.settings))
     ours = f"{shlex.quote(sys.executable)} -m secmiddleware"
-    click.echo("\nThe server keeps running until you press Ctrl-C. Try, in another terminal:\n")
-    click.echo(f"  curl {ca} {url}/whoami")
-    click.echo(f"  curl {ca} {client} {url}/whoami")
-    click.echo(f"  curl {ca} {client} {url}/customers")
-    click.echo(f"  curl {ca} {client} {url}/debug/store")
-    click.echo(f"  echo '\"078-05-1120\"' | {ours} fields seal ssn --config {settings}")
-    click.echo(f"  {ours} keys rotate --config {settings}")
     try:
-        server.process.wait()
+        click.echo("\nThe server keeps running until you press Ctrl-C. Try, in another terminal:\n")
+        click.echo(f"  curl {ca} {url}/whoami")
+        click.echo(f"  curl {ca} {client} {url}/whoami")
+        click.echo(f"  curl {ca} {client} {url}/customers")
+        click.echo(f"  curl {ca} {client} {url}/debug/store")
+        click.echo(f"  echo '\"078-05-1120\"' | {ours} fields seal ssn --config {settings}")
+        click.echo(f"  {ours} keys rotate --config {settings}")
+        # Not `wait()`: a signal that comes just before it blocks would not be heard until the server ends.
+        while server.process.poll() is None:
+            time.sleep(_LOOK_SECONDS)
         raise SecMiddlewareError("the server has ended by itself")
     except KeyboardInterrupt:
         click.echo("\nStopped.")
