@@ -24,6 +24,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
+from gunicorn.errors import HaltServer  # type: ignore[import-untyped]
 
 from secmiddleware.errors import SecMiddlewareError
 from secmiddleware.security import SecurityManager, certificates_of
@@ -81,8 +82,8 @@ def _options(settings: Settings, workers: int, threads: int) -> dict[str, Any]:
         "certfile": str(settings.mtls.certificate),
         "keyfile": str(settings.mtls.key),
         "ssl_context": _tls_of(settings),
-        # Else the first read does it, unseen, and so would a resumed session be.
-        "do_handshake_on_connect": True,
+        # The connection makes it (`_Connection`): where it fails, gunicorn needs one that it can close.
+        "do_handshake_on_connect": False,
         "forwarded_allow_ips": "",
         "forwarder_headers": "",
         "secure_scheme_headers": {},
@@ -112,28 +113,44 @@ class _Door:
         self._kind: type | None = None
 
     def wrap_socket(self, raw: socket.socket, **options: Any) -> ssl.SSLSocket:
-        """The connection after its handshake; ssl.SSLError where the client takes too long for that."""
-        raw.settimeout(_SILENCE_SECONDS)
-        try:
-            connection = self._context.wrap_socket(raw, **options)
-        except TimeoutError as late:
-            raise ssl.SSLError(ssl.SSL_ERROR_EOF, "the client was silent during the handshake") from late
-        connection.settimeout(None)
+        """The connection, its handshake still to come."""
+        connection = self._context.wrap_socket(raw, **options)
         if self._kind is None:
-            self._kind = type("Connection", (_Impatient, type(connection)), {})
+            self._kind = type("Connection", (_Connection, type(connection)), {})
         connection.__class__ = self._kind
         return connection
 
 
-class _Impatient(_Stock):
-    """Mixed into a TLS socket: whoever is silent for too long is taken for gone."""
+class _Connection(_Stock):
+    """Mixed into a TLS socket: it waits for nobody who is silent, and never reads before its handshake.
 
+    The sync worker leaves the handshake to the first read, which OpenSSL would make unseen: a resumed session
+    would not be noticed.
+    """
+
+    _shaken = False
     _given_up = False
+
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT002  (as a socket has it)
+        """As a socket does it; ssl.SSLError also where the client takes too long."""
+        self.settimeout(_SILENCE_SECONDS)
+        try:
+            super().do_handshake(block)
+        except TimeoutError as late:
+            raise ssl.SSLError(ssl.SSL_ERROR_EOF, "the client was silent during the handshake") from late
+        except OSError:
+            self._given_up = True
+            raise
+        finally:
+            self.settimeout(None)
+        self._shaken = True
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         """As a socket does it; nothing, and from then on for ever, where nothing comes in time."""
         if self._given_up:
             return b""
+        if not self._shaken:
+            self.do_handshake()
         if self.gettimeout() is not None:
             return super().recv(buflen, flags)
         self.settimeout(_SILENCE_SECONDS)
@@ -144,6 +161,11 @@ class _Impatient(_Stock):
             return b""
         finally:
             self.settimeout(None)
+
+    def setblocking(self, flag: bool) -> None:
+        """As a socket does it; of one that is closed, nothing: gunicorn would count its end twice."""
+        if self.fileno() != -1:
+            super().setblocking(flag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +196,11 @@ def serve(serving: Serving) -> None:
     check_serveable(settings, serving.workers)
     logging.config.dictConfig(_LOGGING)
     sys.path.insert(0, serving.app_dir)
-    _Application(serving, SecurityManager(settings)).run()
+    try:
+        _Application(serving, SecurityManager(settings)).run()
+    except HaltServer as halted:
+        # A second worker that could not start, while gunicorn was ending because of the first.
+        sys.exit(halted.exit_status)
 
 
 # Ours beside gunicorn's: the audit log in pure JSON lines, for whoever collects them.

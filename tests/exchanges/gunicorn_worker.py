@@ -55,6 +55,12 @@ class Running:
         self._thread.start()
         assert ready.wait(10), "the worker does not start"
 
+    @property
+    def connections(self) -> int:
+        """How many a gthread worker believes to have."""
+        count: int = self._worker.nr_conns
+        return count
+
     def end(self) -> None:
         self._worker.end()
         self._thread.join(10)

@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from http.client import HTTPException
 from typing import Any
@@ -98,6 +98,18 @@ def test_a_session_is_never_resumed(pki: Pki, port: int) -> None:
                 assert connection.ask().json["identity"] == pki.spiffe("alice")
                 assert not connection.tls.session_reused
                 session = connection.tls.session
+
+
+def test_a_handshake_is_looked_at_before_anything_is_read(pki: Pki, worker: str) -> None:
+    seen: list[bool] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        seen.append(environ["gunicorn.socket"]._shaken)
+        return tell(environ, start_response)
+
+    with working(app, pki, worker) as port:
+        assert ask(port, pki.client("alice")).status == 200
+    assert seen == [True]
 
 
 def test_a_certificate_that_ends_while_its_connection_stays_is_refused_from_then_on(pki: Pki) -> None:
@@ -292,6 +304,33 @@ def test_no_hostile_target_gets_past_the_rule(pki: Pki) -> None:
 
 
 # --- Who is waited for.
+
+
+def test_a_handshake_that_fails_is_counted_once(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its count of connections a worker knows, at its end, that there are requests to wait for."""
+    monkeypatch.setattr(gunicorn, "_SILENCE_SECONDS", 0.2)
+    settings = pki.settings()
+    running = Running(SecMiddleware(tell, config=settings), options(settings))
+    try:
+        with Connection(running.port, pki.client("alice")) as kept:
+            assert kept.ask().status == 200
+            for _ in range(3):
+                with pytest.raises((ssl.SSLError, ConnectionError)):
+                    ask(running.port, pki.client("!alice"))
+                for said in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00"):
+                    with socket.create_connection(("127.0.0.1", running.port), PATIENCE) as other:
+                        other.sendall(said)
+                        with suppress(ConnectionError):
+                            while other.recv(1000):
+                                pass
+            assert kept.ask().status == 200
+            until(lambda: running.connections <= 1, "the others are over")
+            assert running.connections == 1
+            with Connection(running.port, pki.client("bob")) as another:
+                assert another.ask().status == 200
+                assert running.connections == 2
+    finally:
+        running.end()
 
 
 def read(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
