@@ -173,10 +173,19 @@ def _nothing() -> None:
     """Stops nothing: it was running before us."""
 
 
+def _on_asyncio() -> bool:
+    """Whether the loop that runs us is asyncio's: hypercorn has trio's, too."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 async def _finish(flow: Flow, stage: Stage, observation: Observation, *, complete: bool) -> Iterable[Event]:
-    """The flow's last events; where much is held, worked out in a thread while the loop goes on."""
+    """The flow's last events; where much is held, worked out in a thread while asyncio's loop goes on."""
     start_ns = time.time_ns()
-    if flow.held < _LARGE_BYTES:
+    if flow.held < _LARGE_BYTES or not _on_asyncio():
         events = tuple(flow.finish(complete))
     else:
         events = await asyncio.to_thread(lambda: tuple(flow.finish(complete)))
@@ -342,6 +351,8 @@ class _Lifespan:
     """The lifespan of the app with ours round it: started before the app, stopped after it.
 
     Where the app does not speak lifespan (it raises, or returns without an answer), the answers are ours.
+    What it has raised then is raised in place of the last one: a server that serves such apps ends all the
+    same, and a test client shows it to the test.
     """
 
     def __init__(self, shell: SecMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
@@ -355,6 +366,7 @@ class _Lifespan:
         self._asked_to_stop = False
         self._ended = False
         self._stop: Callable[[], None] = _nothing
+        self._raised: Exception | None = None
 
     async def run(self) -> None:
         """From startup to shutdown."""
@@ -370,15 +382,18 @@ class _Lifespan:
                 await self._finish_for_the_app()
         finally:
             self._stop()
+        if self._raised is not None:
+            raise self._raised
         if not self._failed and not self._ended:
             await self._send({"type": "lifespan.shutdown.complete"})
 
     async def _app_lifespan(self) -> None:
         try:
             await self._shell.app(self._scope, self._receive_for_app, self._send_for_app)
-        except Exception:
+        except Exception as raised:
             if self._answered or self._failed:
                 raise
+            self._raised = raised
             logger.info("the app does not speak the lifespan protocol; it is answered for it")
 
     async def _finish_for_the_app(self) -> None:

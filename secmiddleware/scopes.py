@@ -23,6 +23,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 def head_of(scope: Scope) -> RequestHead:
     """What is known of the request of an HTTP or websocket scope; its header names in lower case."""
     client = scope.get("client")
+    if client and not isinstance(client, list | tuple):
+        # The specification allows any iterable: one that can be read once is still to be read by the app.
+        scope["client"] = client = tuple(client)
     return RequestHead(
         protocol=scope["type"],
         method=scope.get("method", "GET"),

@@ -17,7 +17,7 @@ import os
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -265,11 +265,38 @@ def application() -> App:
     """The wrapped app, in the process that serves it."""
     with _ends_a_worker():
         serving, manager = _served()
-        shell = SecMiddleware(load_app(serving.target, factory=serving.factory), config=manager)
+        app = _Lenient(load_app(serving.target, factory=serving.factory))
+        shell = SecMiddleware(app, config=manager)
         settings = manager.settings
         if settings.telemetry.traces == "off" or not wanted():
             return shell
         return _Exporting(shell, settings.service.name)
+
+
+class _Lenient:
+    """An app that leaves a lifespan which it does not speak unanswered, where it would raise: Django does."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        speak = self._lifespan if scope["type"] == "lifespan" else self._app
+        return speak(scope, receive, send)
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answered = False
+
+        async def hear(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, hear)
+        except Exception:
+            if answered:
+                raise
+            logger.info("the app does not speak the lifespan protocol; it is answered for it")
 
 
 class _Exporting:

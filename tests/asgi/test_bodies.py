@@ -333,3 +333,29 @@ def test_a_large_response_is_worked_out_beside_the_loop(manager: SecurityManager
     assert done.status == 200
     assert json.loads(done.body)["ssn"].startswith("sm1.")
     assert threading.active_count() == threads
+
+
+def test_a_large_body_is_worked_out_on_a_loop_that_is_not_asyncios(
+    manager: SecurityManager, register: Register, token: str
+) -> None:
+    body = json.dumps({"ssn": token, "filler": "x" * LARGE}).encode()
+    headers = [(b"content-type", b"application/json")]
+    scope = http_scope("/marked", method="POST", headers=headers)
+    one = Call(scope, *body_messages(body))
+    # hypercorn also has trio's loop. Where nothing is waited for, any loop is none.
+    with suppress(StopIteration):
+        one.to(protected(register, manager)).send(None)
+    assert (one.status, json.loads(register.bodies[0][1])["ssn"]) == (200, "078-05-1120")
+    assert json.loads(one.body)["ssn"].startswith("sm1.")
+
+
+def test_a_client_that_can_be_read_once_is_there_for_the_app(manager: SecurityManager) -> None:
+    seen: list[tuple[str, int]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        host, port = scope["client"]
+        seen.append((host, port))
+        await reply(send, b"{}")
+
+    call(protected(app, manager), http_scope("/", client=iter(["192.0.2.7", 50000])), *body_messages(b""))
+    assert seen == [("192.0.2.7", 50000)]

@@ -14,6 +14,7 @@ import pytest
 from servers.pki import Pki
 from servers.serving import PATIENCE, Connection, answer_lifespan, ask, protected, reply, serving
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
@@ -143,10 +144,9 @@ async def returns_at_once(scope: Any, receive: Any, send: Any) -> None:
         await reply(send, b"{}")
 
 
-@pytest.mark.parametrize("app", [raises_at_once, raises_after_listening, returns_at_once])
-def test_for_an_app_without_a_lifespan_ours_is_lived_alone(manager: SecurityManager, app: Any) -> None:
+def test_for_an_app_without_a_lifespan_ours_is_lived_alone(manager: SecurityManager) -> None:
     async def life() -> None:
-        server = Lifespan(protected(app, manager))
+        server = Lifespan(protected(returns_at_once, manager))
         assert await server.say("startup") == {"type": "lifespan.startup.complete"}
         assert manager.running
         assert not server.task.done()
@@ -154,6 +154,34 @@ def test_for_an_app_without_a_lifespan_ours_is_lived_alone(manager: SecurityMana
         await server.task
 
     asyncio.run(life())
+    assert not manager.running
+
+
+@pytest.mark.parametrize("app", [raises_at_once, raises_after_listening])
+def test_what_an_app_raises_at_a_lifespan_is_raised_when_ours_is_over(
+    manager: SecurityManager, app: Any
+) -> None:
+    async def life() -> None:
+        server = Lifespan(protected(app, manager))
+        assert await server.say("startup") == {"type": "lifespan.startup.complete"}
+        assert manager.running
+        assert not server.task.done()
+        assert await server.say("shutdown") == {"type": ""}
+        with pytest.raises((AssertionError, RuntimeError), match=r"what is a lifespan|not known"):
+            await server.task
+
+    asyncio.run(life())
+    assert not manager.running
+
+
+def test_a_test_client_hears_of_middleware_that_cannot_be_made(manager: SecurityManager) -> None:
+    class Broken:
+        def __init__(self, app: Any) -> None:
+            raise RuntimeError("no such cache")
+
+    app = Starlette(middleware=[Middleware(Broken)])
+    with pytest.raises(RuntimeError, match="no such cache"), TestClient(protected(app, manager)):
+        pass
     assert not manager.running
 
 

@@ -144,6 +144,17 @@ def test_an_app_is_served_over_mutual_tls_until_sigterm(config: Path, shop: Path
     assert [entry["code"] for entry in audited] == ["certificate_missing", "identity_not_allowed"]
 
 
+def test_an_app_that_raises_at_a_lifespan_is_served_and_ends_in_peace(config: Path, shop: Path) -> None:
+    change(shop / "shop.py", ("while True:", 'raise ValueError("can only handle HTTP")\n        while True:'))
+    with served(config, "shop:app", shop) as server:
+        assert server.get()[0] == 200
+        assert ended(server.process, signal.SIGTERM) in (0, -signal.SIGTERM)
+        said = server.log.read_text()
+    assert "does not speak the lifespan protocol" in said
+    assert ("Traceback" in said, "ERROR" in said) == (False, False)
+    assert "Application shutdown complete." in said
+
+
 def test_ctrl_c_ends_it_in_peace(config: Path, shop: Path) -> None:
     with served(config, "shop:app", shop) as server:
         assert ended(server.process, signal.SIGINT) in (0, 130, -signal.SIGINT)

@@ -377,7 +377,7 @@ def test_wrapped_in_another_shell_nothing_is_let_through(shop: Shop) -> None:
         assert (told[0][:3], json.loads(b"".join(answer))["code"]) == ("500", "internal_error")
 
 
-def test_the_asgi_shell_answers_the_lifespan_that_django_has_not(shop: Shop) -> None:
+def test_the_asgi_shell_lives_its_lifespan_though_django_has_none(shop: Shop) -> None:
     sent: list[Any] = []
     messages = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
 
@@ -389,8 +389,9 @@ def test_the_asgi_shell_answers_the_lifespan_that_django_has_not(shop: Shop) -> 
 
     with override_settings(ROOT_URLCONF=Urls, MIDDLEWARE=[COMMON]):
         shell = asgi.SecMiddleware(ASGIHandler(), config=shop.manager)
-        asyncio.run(shell({"type": "lifespan"}, receive, send))
-    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+        with pytest.raises(ValueError, match="not lifespan"):
+            asyncio.run(shell({"type": "lifespan"}, receive, send))
+    assert (sent, messages) == (["lifespan.startup.complete"], [])
 
 
 # --- One manager.
