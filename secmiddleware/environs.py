@@ -57,7 +57,7 @@ def head_of(environ: WSGIEnvironment) -> RequestHead:
     root_path = environ.get("SCRIPT_NAME", "")
     return RequestHead(
         protocol="http",
-        method=environ["REQUEST_METHOD"],
+        method=method_of(environ),
         scheme=environ.get("wsgi.url_scheme", "http"),
         path=_text(root_path + environ.get("PATH_INFO", "")),
         raw_path=_raw_path(environ),
@@ -70,6 +70,12 @@ def head_of(environ: WSGIEnvironment) -> RequestHead:
     )
 
 
+def method_of(environ: WSGIEnvironment) -> str:
+    """The request's method; GET in an environ without one, as tests make it and frameworks read it."""
+    method: str = environ.get("REQUEST_METHOD", "GET")
+    return method
+
+
 def hands_over(environ: WSGIEnvironment) -> bool:
     """Whether the server says anything at all about client certificates."""
     return PRESENTED_KEY in environ or isinstance(environ.get(_SOCKET), ssl.SSLSocket)
@@ -79,18 +85,18 @@ def length_of_body(environ: WSGIEnvironment) -> int | Refusal | None:
     """How many bytes of `wsgi.input` are the body; None where it is what there is, to the end.
 
     Without a length and without an end (`wsgi.input_terminated`), reading could wait for ever, or read the
-    next request: then there is no body, or, where there may be one, the refusal `length_required`. An input
-    that is empty memory, as test clients give it, is no body whatever the method.
+    next request: then there is no body, or, where there may be one, the refusal `length_required`. No input,
+    or one that is empty memory, as tests have it, is no body whatever the method.
     """
     declared = environ.get("CONTENT_LENGTH") or ""
     if declared.isascii() and declared.isdigit():
         return int(declared)
     if environ.get("wsgi.input_terminated"):
         return None
-    source = environ["wsgi.input"]
-    if isinstance(source, io.BytesIO) and source.tell() == source.getbuffer().nbytes:
+    source = environ.get("wsgi.input")
+    if source is None or (isinstance(source, io.BytesIO) and source.tell() == source.getbuffer().nbytes):
         return 0
-    if environ.get("HTTP_TRANSFER_ENCODING") or environ["REQUEST_METHOD"] in _METHODS_WITH_CONTENT:
+    if environ.get("HTTP_TRANSFER_ENCODING") or method_of(environ) in _METHODS_WITH_CONTENT:
         return Refusal("length_required")
     return 0
 

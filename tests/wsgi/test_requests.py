@@ -409,3 +409,18 @@ def test_a_body_in_memory_without_a_length_is_still_one(manager: SecurityManager
     app = Reader()
     response = call(shell(app, manager), environ_of("/in", method="POST", presented=alice, **unannounced))
     assert (response.status, app.calls) == (411, [])
+
+
+@pytest.mark.parametrize("path", ["/free", "/in", "/out", "/both"])
+def test_an_environ_with_next_to_nothing_in_it_is_a_get_without_a_body(
+    manager: SecurityManager, alice: Presented, path: str
+) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return [b"{}"]
+
+    environ = {"PATH_INFO": path, PRESENTED_KEY: alice}
+    response = call(shell(app, manager), environ)
+    assert (response.raised, response.status, response.body) == (None, 200, b"{}")
+    assert head_of(environ).method == "GET"
+    assert call(shell(app, manager), {"PATH_INFO": path}).status == 401

@@ -343,6 +343,34 @@ def test_a_head_that_fails_is_answered_by_us_and_then_raised(
     assert (response.status, response.pieces) == (500, [b""])
 
 
+def test_what_an_app_raises_while_it_is_held_is_raised_by_the_call(
+    manager: SecurityManager, alice: Presented
+) -> None:
+    response = Response()
+    with pytest.raises(AppError):
+        shell(answering(Body(SSN, fails=AppError())), manager)(
+            environ_of("/out", presented=alice), response.start
+        )
+    assert (response.status, b"internal_error" in response.body) == (500, True)
+    assert response.header("content-length") == str(len(response.body))
+
+
+def test_where_nothing_can_be_written_it_is_raised_behind_the_answer(
+    manager: SecurityManager, alice: Presented
+) -> None:
+    response = Response()
+
+    def start(status: str, headers: Any, exc_info: Any = None) -> None:
+        response.start(status, headers, exc_info)
+
+    app = shell(answering(Body(SSN, fails=AppError())), manager)
+    answer = iter(app(environ_of("/out", presented=alice), start))  # type: ignore[arg-type]
+    assert b"internal_error" in next(answer)
+    with pytest.raises(AppError):
+        next(answer)
+    assert response.status == 500
+
+
 def test_nothing_leads_past_a_response_that_is_held(manager: SecurityManager, alice: Presented) -> None:
     passages = {
         "wsgi.file_wrapper": FileWrapper,
