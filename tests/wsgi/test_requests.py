@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from typing import Any
+from wsgiref.validate import InputWrapper
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -305,6 +306,15 @@ def test_text_of_an_environ_is_bytes() -> None:
     assert (head.peer.host, head.peer.port, head.http_version) == ("127.0.0.1", 50000, "1.1")
 
 
+def test_an_empty_path_is_the_root(manager: SecurityManager, alice: Presented) -> None:
+    assert head_of({}).path == "/"
+    assert head_of({"SCRIPT_NAME": "/v1", "PATH_INFO": ""}).path == "/v1"
+    app = Reader()
+    assert call(shell(app, manager), environ_of("", presented=alice)).status == 200
+    assert app.calls
+    assert call(shell(app, manager), environ_of("free", presented=alice)).status == 400
+
+
 def test_a_path_lies_under_its_script_name() -> None:
     head = head_of(environ_of("/x", SCRIPT_NAME="/api"))
     assert (head.path, head.root_path) == ("/api/x", "/api")
@@ -397,18 +407,20 @@ def test_a_refusal_reads_nothing(manager: SecurityManager) -> None:
 def test_a_test_client_that_sends_no_body_announces_none(
     manager: SecurityManager, alice: Presented, method: str
 ) -> None:
-    empty = {"wsgi.input": io.BytesIO(), "CONTENT_LENGTH": ""}
-    app = Reader()
-    response = call(shell(app, manager), environ_of("/in", method=method, presented=alice, **empty))
-    assert response.status == 200
-    assert app.calls
+    for source in (io.BytesIO(), InputWrapper(io.BytesIO())):
+        empty = {"wsgi.input": source, "CONTENT_LENGTH": ""}
+        app = Reader()
+        response = call(shell(app, manager), environ_of("/in", method=method, presented=alice, **empty))
+        assert response.status == 200
+        assert app.calls
 
 
 def test_a_body_in_memory_without_a_length_is_still_one(manager: SecurityManager, alice: Presented) -> None:
-    unannounced = {"wsgi.input": io.BytesIO(b'{"ssn":"plain"}'), "CONTENT_LENGTH": ""}
-    app = Reader()
-    response = call(shell(app, manager), environ_of("/in", method="POST", presented=alice, **unannounced))
-    assert (response.status, app.calls) == (411, [])
+    for wrapped in (io.BytesIO, lambda body: InputWrapper(io.BytesIO(body))):
+        unannounced = {"wsgi.input": wrapped(b'{"ssn":"plain"}'), "CONTENT_LENGTH": ""}
+        app = Reader()
+        response = call(shell(app, manager), environ_of("/in", method="POST", presented=alice, **unannounced))
+        assert (response.status, app.calls) == (411, [])
 
 
 @pytest.mark.parametrize("path", ["/free", "/in", "/out", "/both"])
