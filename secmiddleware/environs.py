@@ -89,7 +89,7 @@ def length_of_body(environ: WSGIEnvironment) -> int | Refusal | None:
     next request: then there is no body, or, where there may be one, the refusal `length_required`. No input,
     or one that is empty memory, as tests have it, is no body whatever the method.
     """
-    declared = environ.get("CONTENT_LENGTH") or ""
+    declared = str(environ.get("CONTENT_LENGTH", ""))  # tests have numbers there, and None
     if declared.isascii() and declared.isdigit():
         return int(declared)
     if environ.get("wsgi.input_terminated"):
@@ -177,7 +177,11 @@ def _headers_in(environ: WSGIEnvironment) -> Headers:
         if key.startswith("HTTP_") and key not in _NO_HEADERS
     ]
     # Servers have these two empty, too, where none was sent.
-    headers += [(name, _bytes(environ[key])) for name, key in _KEY_OF.items() if environ.get(key)]
+    headers += [
+        (name, _bytes(str(environ[key])))
+        for name, key in _KEY_OF.items()
+        if environ.get(key) not in (None, "")
+    ]
     return tuple(headers)
 
 

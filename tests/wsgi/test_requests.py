@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from secmiddleware.environs import head_of, put_headers
-from secmiddleware.messages import IDENTITY_KEY, PRESENTED_KEY, Presented
+from secmiddleware.messages import IDENTITY_KEY, PRESENTED_KEY, Presented, header_values
 from secmiddleware.security import SecurityManager
 from secmiddleware.wsgi import SecMiddleware
 from wsgi.calling import Response, call, environ_of
@@ -421,6 +421,27 @@ def test_a_body_in_memory_without_a_length_is_still_one(manager: SecurityManager
         app = Reader()
         response = call(shell(app, manager), environ_of("/in", method="POST", presented=alice, **unannounced))
         assert (response.status, app.calls) == (411, [])
+
+
+@pytest.mark.parametrize(
+    ("length", "status", "read"), [(11, 200, [b'{"x":"ssn"}']), (0, 200, [b""]), (None, 411, [])]
+)
+def test_a_length_that_a_test_gives_as_a_number_is_one(
+    manager: SecurityManager, alice: Presented, length: int | None, status: int, read: list[bytes]
+) -> None:
+    seen: list[bytes] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        seen.append(environ["wsgi.input"].read())
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return [b"{}"]
+
+    more = {"CONTENT_LENGTH": length, "wsgi.input": io.BytesIO(b'{"x":"ssn"}')}
+    environ = environ_of("/in", b"x", method="POST", presented=alice, **more)
+    sent = [] if length is None else [b"%d" % length]
+    assert header_values(head_of(environ).headers, b"content-length") == sent
+    assert call(shell(app, manager), environ).status == status
+    assert seen == read
 
 
 @pytest.mark.parametrize("path", ["/free", "/in", "/out", "/both"])
