@@ -28,6 +28,10 @@ from secmiddleware_django.requests import hands_over, head_of, surroundings_of
 logger = logging.getLogger("secmiddleware.django")
 
 _APPLIED_KEY: Final = "secmiddleware.applied"
+"""What a shell round Django leaves in the scope or environ."""
+
+_APPLIED: Final = "_secmiddleware_applied"
+"""The attribute that we leave ourselves: a test may give one scope to many requests at once."""
 
 # 10 MB of JSON take 25 to 150 ms of CPU: from here on the loop serves others meanwhile.
 _LARGE_BYTES: Final = 256 * 1024
@@ -109,11 +113,10 @@ class SecMiddleware:
         return Exchange(request, verdict, observation, self._manager.look_soon)
 
     def _verdict(self, request: HttpRequest, head: RequestHead) -> Admission | Refusal:
-        surroundings = surroundings_of(request)
-        if _APPLIED_KEY in surroundings:
+        if _APPLIED_KEY in surroundings_of(request) or hasattr(request, _APPLIED):
             logger.error("SecMiddleware is applied twice: the inner one would judge what the outer made")
             return Refusal("internal_error")
-        surroundings[_APPLIED_KEY] = True
+        setattr(request, _APPLIED, True)
         if not self._start():
             return Refusal("internal_error")
         if not self._silent_server_told and head.scheme == "https" and not hands_over(request):

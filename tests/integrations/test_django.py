@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync, iscoroutinefunction
+from asgiref.testing import ApplicationCommunicator
 from django.conf import settings
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
@@ -18,7 +19,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import got_request_exception, request_finished
 from django.http import HttpResponse
-from django.test import AsyncClient, Client, RequestFactory, override_settings
+from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory, override_settings
 
 import integrations.django_project  # noqa: F401  (sets Django up)
 from integrations import django_views
@@ -365,6 +366,24 @@ def test_applied_twice_nothing_is_let_through(shop: Shop, caller: Make) -> None:
     with override_settings(MIDDLEWARE=[OURS, OURS]):
         answer = caller()("GET", "/open/x")
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+
+
+def test_one_scope_may_be_given_to_many_requests_at_once(shop: Shop) -> None:
+    async def together() -> list[int]:
+        app, scope = ASGIHandler(), AsyncRequestFactory()._base_scope(path="/open/x")
+
+        async def status() -> int:
+            communicator = ApplicationCommunicator(app, scope)
+            await communicator.send_input({"type": "http.request"})
+            start = await communicator.receive_output()
+            await communicator.receive_output()
+            await communicator.wait()
+            return start["status"]
+
+        return await asyncio.gather(status(), status())
+
+    with override_settings(SECMIDDLEWARE=shop.manager, ROOT_URLCONF=Urls, MIDDLEWARE=[OURS]):
+        assert asyncio.run(together()) == [200, 200]
 
 
 def test_wrapped_in_another_shell_nothing_is_let_through(shop: Shop) -> None:
