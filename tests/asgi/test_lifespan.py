@@ -394,6 +394,13 @@ def test_applied_twice_no_request_reaches_the_app(settings: dict[str, Any]) -> N
     assert app.scopes == []
 
 
+def test_a_scope_may_be_given_once_more_when_it_is_over(settings: dict[str, Any]) -> None:
+    app = Called()
+    shell, scope = protected(app, settings), http_scope()
+    assert [call(shell, scope).status for _ in range(2)] == [200, 200]
+    assert len(app.scopes) == 2
+
+
 def test_beside_each_other_it_may_be_applied_as_often_as_there_are_apps(settings: dict[str, Any]) -> None:
     app = Called()
     routes = [
