@@ -141,6 +141,16 @@ def test_a_certificate_of_a_strange_ca_dies_in_the_handshake(
     assert ask(port, pki.client("ops/oscar", tls), "/admin/x").status == 200
 
 
+@pytest.mark.parametrize("tls", ["1.2", "1.3"])
+def test_who_is_refused_in_the_handshake_is_told_why_by_an_alert(port: int, pki: Pki, tls: str) -> None:
+    """asyncio and uvloop by themselves drop the connection, and the alert with it (RFC 8446 §6.2)."""
+    with (
+        pytest.raises(ssl.SSLError, match=r"(?i)unknown.ca"),
+        Connection(port, pki.client("!ops/oscar", tls)) as refused,
+    ):
+        refused.tls.recv(1)  # nothing is written before: a reset would overtake the alert
+
+
 def test_every_request_of_a_kept_connection_has_the_identity_of_the_connection(port: int, pki: Pki) -> None:
     with (
         Connection(port, pki.client("shop/alice")) as alice,
