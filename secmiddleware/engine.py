@@ -73,6 +73,8 @@ class Snapshot:
     source: str = "server"
     reveal: Mapping[str, tuple[NamePattern, ...]] = field(default_factory=dict)
     """For each field: who gets plaintext in a response."""
+    reads_paths: bool = True
+    """Whether anything depends on the path; where nothing does, it is not judged: no reader is misled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | R
     judged is not let in. Where the route says `off`, a certificate is not looked at and the app sees no
     identity.
     """
-    path = judge_path(head, snapshot.mount)
+    path = judge_path(head, snapshot.mount) if snapshot.reads_paths else "/"
     if isinstance(path, Refusal):
         return path
     rule = snapshot.policy.rule_for(path)

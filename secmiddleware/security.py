@@ -83,6 +83,7 @@ class SecurityManager:
                 for name, field in settings.fields.items()
                 if field.reveal_to
             },
+            reads_paths=_reads_paths(settings),
         )
         self.observer: Observer = AuditObserver(self._telemetry())
         self._changing = threading.Lock()
@@ -280,6 +281,23 @@ def _policy(settings: Settings) -> Policy:
         for index, route in enumerate(settings.routes)
     )
     return Policy(rules, Rule(None, default))
+
+
+def _reads_paths(settings: Settings) -> bool:
+    """Whether a caller could gain anything by a path that two readers read in two ways.
+
+    Not where no certificate is required, no route has a rule of its own and what is marked is marked on all
+    of them: whatever the path is, the same happens. An app that stands behind nothing gets what it got.
+    """
+    everywhere = all(
+        route == "/**"
+        for field in settings.fields.values()
+        for place in field.places
+        for route in place.routes
+    )
+    return bool(
+        settings.mtls.client == "required" or settings.routes or settings.service.mount or not everywhere
+    )
 
 
 def _places(settings: Settings) -> Places:

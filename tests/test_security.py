@@ -17,7 +17,9 @@ import pytest
 
 from secmiddleware import SecurityManager
 from secmiddleware.cli.starter import Starter, make_starter
+from secmiddleware.engine import Admission
 from secmiddleware.errors import ConfigError, SecMiddlewareError
+from secmiddleware.messages import Refusal, RequestHead
 from secmiddleware.settings import load
 
 Threads = Callable[[], list[str]]
@@ -42,6 +44,10 @@ def _mapping(starter: Starter, **more: Any) -> dict[str, Any]:
         "mtls": {"trust": [str(starter.pki / "ca.pem")]},
         "keys": {"ring": "shop", "store": "memory:", "kek": f"file:{starter.state / 'kek'}"},
     } | more
+
+
+def _marked(route: str) -> dict[str, Any]:
+    return {"ssn": {"places": [{"routes": [route], "marks": ["$.ssn"], "request": "encrypt"}]}}
 
 
 @pytest.fixture
@@ -268,3 +274,33 @@ def test_the_child_of_a_fork_can_be_started_and_then_seals_at_once(starter: Star
         timeout=20,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "reads"),
+    [
+        ({}, True),
+        ({"mtls": {"client": "off"}}, False),
+        ({"mtls": {"client": "off"}, "service": {"name": "shop", "mount": "/v1"}}, True),
+        ({"mtls": {"client": "off"}, "routes": [{"path": "/**", "client": "off"}]}, True),
+        ({"mtls": {"client": "off"}, "fields": _marked("/**")}, False),
+        ({"mtls": {"client": "off"}, "fields": _marked("/customers")}, True),
+    ],
+)
+def test_a_path_is_judged_where_anything_depends_on_it(
+    starter: Starter, more: dict[str, Any], reads: bool
+) -> None:
+    manager = SecurityManager.from_config(_mapping(starter, **more))
+    odd = RequestHead("http", "POST", "https", "/customers/../admin", b"/customers/../admin")
+    with manager:
+        verdict = manager.admit(odd)
+    assert (isinstance(verdict, Refusal) and verdict.code == "path_ambiguous") == reads
+
+
+@pytest.mark.parametrize("path", ["/customers", "//customers", "customers", "/..", "*", ""])
+def test_a_mark_on_every_path_is_on_the_odd_ones_too(starter: Starter, path: str) -> None:
+    manager = SecurityManager.from_config(_mapping(starter, mtls={"client": "off"}, fields=_marked("/**")))
+    with manager:
+        verdict = manager.admit(RequestHead("http", "POST", "https", path, path.encode()))
+    assert isinstance(verdict, Admission)
+    assert not verdict.request.passive
