@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from secmiddleware.engine import Admission
+from secmiddleware.engine import Admission, seen_by_the_app
 from secmiddleware.errors import SecMiddlewareError
 from secmiddleware.fields.flows import Flow
 from secmiddleware.identity.presentation import hands_over
@@ -118,7 +118,7 @@ class SecMiddleware:
         else:
             verdict = manager.admit(head)
             self._tell_of_a_silent_server(scope)
-        observation = self._observer.begin(head, verdict, started_ns)
+        observation = self._observer.begin(seen_by_the_app(head, verdict), verdict, started_ns)
         answer = _Answer(scope, receive, send, observation)
         error: str | None = None
         try:

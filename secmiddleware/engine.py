@@ -18,8 +18,10 @@ from secmiddleware.fields.flows import Exchange, Flow
 from secmiddleware.fields.rules import PlaceRule, Plan
 from secmiddleware.identity.patterns import NamePattern
 from secmiddleware.identity.policy import Policy, decide
+from secmiddleware.identity.presets import without_certificates
+from secmiddleware.identity.proxies import Proxy
 from secmiddleware.identity.speaker import identify
-from secmiddleware.messages import Identity, Refusal, RequestHead
+from secmiddleware.messages import Identity, Presented, Refusal, RequestHead
 from secmiddleware.paths import PathPattern, judge_path
 
 # A place set is one bit a place; a service has a handful of them in practice, and a caller can only reach
@@ -70,7 +72,8 @@ class Snapshot:
     places: Places = field(repr=False)
     keyring: Keyring | None
     mount: str = ""
-    source: str = "server"
+    proxy: Proxy | None = None
+    """Who hands over certificates in the server's place, and how; None where the server itself does."""
     reveal: Mapping[str, tuple[NamePattern, ...]] = field(default_factory=dict)
     """For each field: who gets plaintext in a response."""
     reads_paths: bool = True
@@ -83,6 +86,7 @@ class Admission:
 
     identity: Identity | None
     head: RequestHead
+    """As the app is to see it: nothing in its headers could be taken for a client certificate."""
     request: Flow
     """What happens to the request on its way to the app."""
     exchange: Exchange = field(repr=False)
@@ -96,6 +100,11 @@ class Admission:
         return self.plan.response_flow(self.exchange, method)
 
 
+def seen_by_the_app(head: RequestHead, verdict: Admission | Refusal) -> RequestHead:
+    """The head that goes on after the verdict; the one that came where nobody goes on."""
+    return verdict.head if isinstance(verdict, Admission) else head
+
+
 def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | Refusal:
     """The verdict on a request, from its head alone.
 
@@ -106,32 +115,42 @@ def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | R
     """
     path = judge_path(head, snapshot.mount) if snapshot.reads_paths else "/"
     if isinstance(path, Refusal):
-        return path
+        return replace(path, presented=head.presented if snapshot.proxy is None else None)
     rule = snapshot.policy.rule_for(path)
     identity: Identity | None = None
     if rule.client != "off":
-        who = _who(head, snapshot, now)
-        if isinstance(who, Refusal):
-            return who
-        refusal = decide(rule, who)
+        presented = _presented(head, snapshot, now)
+        if isinstance(presented, Refusal):
+            return presented
+        if presented is not None:
+            who = identify(presented, snapshot.trust, now)
+            if isinstance(who, Refusal):
+                return replace(who, presented=presented)
+            identity = who
+        refusal = decide(rule, identity)
         if refusal is not None:
-            return replace(refusal, identity=who)
-        identity = who
+            return replace(refusal, identity=identity, presented=presented)
     plan = snapshot.places.plan_for(path)
     if head.protocol == "websocket" and plan.marks_anything:
         # Messages of a websocket are not rewritten: on a marked route they would pass unread, both ways.
         return Refusal("payload_encoding", "fields", identity)
     exchange = Exchange(snapshot.keyring, now, identity, _revealed(snapshot, identity))
-    return Admission(identity, head, plan.request_flow(exchange), exchange, plan)
+    return Admission(identity, _for_the_app(head, snapshot), plan.request_flow(exchange), exchange, plan)
 
 
-def _who(head: RequestHead, snapshot: Snapshot, now: datetime) -> Identity | Refusal | None:
+def _presented(head: RequestHead, snapshot: Snapshot, now: datetime) -> Presented | Refusal | None:
+    """The caller's certificate from the one source there is, not judged yet."""
     presented = head.presented
-    if presented is None:
-        return None
-    if presented.source != snapshot.source:
+    if presented is not None and presented.source != "server":
         return Refusal("proxy_untrusted", "mtls.source")
-    return identify(presented, snapshot.trust, now)
+    return presented if snapshot.proxy is None else snapshot.proxy.presented(head, now)
+
+
+def _for_the_app(head: RequestHead, snapshot: Snapshot) -> RequestHead:
+    """The head without all that looks like a certificate, from whomever it came; the same one mostly."""
+    names = frozenset() if snapshot.proxy is None else snapshot.proxy.preset.names
+    headers = without_certificates(head.headers, names)
+    return head if headers is head.headers else replace(head, headers=headers)
 
 
 def _revealed(snapshot: Snapshot, identity: Identity | None) -> frozenset[str]:

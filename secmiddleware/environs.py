@@ -6,14 +6,17 @@ Text in an environ is bytes read as latin-1 (PEP 3333). Nothing is decided here.
 from __future__ import annotations
 
 import io
+import socket
 import ssl
 from typing import Final
 from wsgiref.types import WSGIEnvironment
 from wsgiref.validate import InputWrapper
 
 from secmiddleware.identity.presentation import presented_on
+from secmiddleware.identity.transport import peer_on
 from secmiddleware.messages import (
     IDENTITY_KEY,
+    PEER_KEY,
     PRESENTED_KEY,
     Headers,
     Identity,
@@ -186,6 +189,13 @@ def _headers_in(environ: WSGIEnvironment) -> Headers:
 
 
 def _peer_of(environ: WSGIEnvironment) -> Peer:
+    """The other end, as the connection tells where the server hands it over, else as the server does."""
+    seen = environ.get(PEER_KEY)
+    if isinstance(seen, Peer):
+        return seen
+    connection = environ.get(_SOCKET)
+    if isinstance(connection, socket.socket):
+        return peer_on(connection)
     port = str(environ.get("REMOTE_PORT", ""))  # Werkzeug has a number
     return Peer(environ.get("REMOTE_ADDR") or None, int(port) if port.isdecimal() else None)
 

@@ -18,6 +18,9 @@ Headers = tuple[tuple[bytes, bytes], ...]
 PRESENTED_KEY: Final = "secmiddleware.presented"
 """The scope or environ key under which a server hook, or a test, hands over a `Presented` or None."""
 
+PEER_KEY: Final = "secmiddleware.peer"
+"""The scope or environ key under which a server hook tells the `Peer` that it sees on the transport."""
+
 IDENTITY_KEY: Final = "secmiddleware.identity"
 """The scope or environ key under which the app finds the `Identity`, or None; always overwritten."""
 
@@ -39,6 +42,10 @@ class Peer:
     host: str | None = None
     port: int | None = None
     unix: bool = False
+    uid: int | None = None
+    """Of a unix socket: who is at its other end (SO_PEERCRED), where the system tells."""
+    seen: bool = False
+    """Whether a hook has seen the transport itself; else this is what the server says, or what rewrote it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +203,8 @@ class Refusal:
     """The mark, or the key of the configuration, that refused; the caller is told marks only."""
     identity: Identity | None = field(default=None, repr=False, compare=False)
     """Who was refused, where a good certificate said so: for the audit log, never for the caller."""
+    presented: Presented | None = field(default=None, repr=False, compare=False)
+    """What was judged, where it is not what the server handed over: a proxy's word."""
 
     def __post_init__(self) -> None:
         if self.code not in STATUS_OF:

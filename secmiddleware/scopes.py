@@ -11,7 +11,15 @@ from functools import lru_cache
 from typing import Any
 
 from secmiddleware.identity.presentation import presented_in
-from secmiddleware.messages import IDENTITY_KEY, PRESENTED_KEY, Identity, Peer, Presented, RequestHead
+from secmiddleware.messages import (
+    IDENTITY_KEY,
+    PEER_KEY,
+    PRESENTED_KEY,
+    Identity,
+    Peer,
+    Presented,
+    RequestHead,
+)
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -36,9 +44,17 @@ def head_of(scope: Scope) -> RequestHead:
         query=scope.get("query_string", b""),
         http_version=scope.get("http_version", "1.1"),
         headers=tuple((bytes(name).lower(), bytes(value)) for name, value in scope["headers"]),
-        peer=Peer(client[0], client[1]) if client else Peer(),
+        peer=_peer_of(scope, client),
         presented=presented_in(scope),
     )
+
+
+def _peer_of(scope: Scope, client: Any) -> Peer:
+    """The other end, as a hook saw it, else as the server tells it. A hook's word stands."""
+    seen = scope.get(PEER_KEY)
+    if isinstance(seen, Peer):
+        return seen
+    return Peer(client[0], client[1]) if client else Peer()
 
 
 def route_of(scope: Scope) -> str | None:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast
@@ -28,7 +29,10 @@ from secmiddleware.engine import Admission, Place, Places, Snapshot, admit
 from secmiddleware.fields.marks import Mark
 from secmiddleware.fields.rules import FieldRule, PlaceRule
 from secmiddleware.identity.patterns import NamePattern
+from secmiddleware.identity.peers import CertifiedProxies, TrustedPeers
 from secmiddleware.identity.policy import Policy, Rule
+from secmiddleware.identity.presets import PRESETS
+from secmiddleware.identity.proxies import Proxy
 from secmiddleware.messages import Refusal, RequestHead
 from secmiddleware.paths import PathPattern
 from secmiddleware.rotation.callbacks import check_events
@@ -36,7 +40,13 @@ from secmiddleware.rotation.line import RotationLine
 from secmiddleware.rotation.notices import Messenger
 from secmiddleware.rotation.stores import open_store
 from secmiddleware.settings.loading import load
-from secmiddleware.settings.models import KeysSettings, MtlsSettings, RotationSettings, Settings
+from secmiddleware.settings.models import (
+    KeysSettings,
+    MtlsSettings,
+    ProxySettings,
+    RotationSettings,
+    Settings,
+)
 from secmiddleware.telemetry.audit import AuditObserver
 from secmiddleware.telemetry.counts import Vitals
 from secmiddleware.telemetry.observer import Observer
@@ -77,7 +87,7 @@ class SecurityManager:
             places=_places(settings),
             keyring=None,
             mount=settings.service.mount,
-            source=settings.mtls.source,
+            proxy=_proxy(settings.mtls),
             reveal={
                 name: tuple(NamePattern.parse(text) for text in field.reveal_to)
                 for name, field in settings.fields.items()
@@ -238,6 +248,33 @@ def _messenger(rotation: RotationSettings, ring: str) -> Messenger | None:
     return Broker(url, ring, ca=rotation.broker_ca)
 
 
+def _proxy(mtls: MtlsSettings) -> Proxy | None:
+    """Whose word on certificates is taken in the server's place, and how it is read."""
+    if mtls.source == "server":
+        return None
+    told = mtls.trusted_proxies
+    peers = TrustedPeers(
+        hosts=frozenset(ip_address(proxy.address) for proxy in told if proxy.address is not None),
+        networks=tuple(ip_network(proxy.network) for proxy in told if proxy.network is not None),
+        uids=frozenset(proxy.unix for proxy in told if proxy.unix is not None),
+        certified=tuple(
+            CertifiedProxies(
+                Trust(_proxy_anchors(proxy), mtls.profile),
+                tuple(NamePattern.parse(text) for text in proxy.allow),
+            )
+            for proxy in told
+            if proxy.allow
+        ),
+        rewritten=mtls.peer_address == "transport",
+    )
+    return Proxy(PRESETS[mtls.source].named(mtls.proxy_headers), peers)
+
+
+def _proxy_anchors(proxy: ProxySettings) -> tuple[TrustAnchor, ...]:
+    certificates = (certificate for path in proxy.trust for certificate in load_anchors(path))
+    return tuple(TrustAnchor(certificate) for certificate in dict.fromkeys(certificates))
+
+
 def certificates_of(mtls: MtlsSettings) -> CertificateManager:
     """The manager for `[mtls]`; reads the trust anchors. Raises CertificateError, which names the file."""
     anchors = tuple(
@@ -245,9 +282,19 @@ def certificates_of(mtls: MtlsSettings) -> CertificateManager:
         for trusted in mtls.trust
         for certificate in load_anchors(trusted.ca)
     )
-    asks = mtls.trust or mtls.handshake == "required"
+    # Behind a proxy, it is the proxy that shows itself here, and not the caller.
+    doors = (
+        anchors
+        if mtls.source == "server"
+        else tuple(anchor for proxy in mtls.trusted_proxies for anchor in _proxy_anchors(proxy))
+    )
+    asks = doors or mtls.handshake == "required"
     return CertificateManager(
-        Trust(anchors, mtls.profile), mtls.certificate, mtls.key, mtls.handshake if asks else "off"
+        Trust(anchors, mtls.profile),
+        mtls.certificate,
+        mtls.key,
+        mtls.handshake if asks else "off",
+        doors=doors,
     )
 
 

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Final
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from secmiddleware.engine import Admission
+from secmiddleware.engine import Admission, seen_by_the_app
 from secmiddleware.environs import (
     RAISED_KEY,
     hands_over,
@@ -79,12 +79,12 @@ class SecMiddleware:
         started_ns = time.time_ns()
         head = head_of(environ)
         verdict = self._verdict(environ, head)
-        observation = self._observer.begin(head, verdict, started_ns)
+        observation = self._observer.begin(seen_by_the_app(head, verdict), verdict, started_ns)
         exchange = _Exchange(self._manager, observation, environ, start_response)
         try:
             if isinstance(verdict, Refusal):
                 return exchange.refuse(verdict)
-            return self._admitted(verdict, environ, exchange)
+            return self._admitted(head, verdict, environ, exchange)
         except BaseException as raised:
             exchange.end(raised)
             raise
@@ -113,7 +113,7 @@ class SecMiddleware:
         return self._manager.admit(head)
 
     def _admitted(
-        self, admission: Admission, environ: WSGIEnvironment, exchange: _Exchange
+        self, came: RequestHead, admission: Admission, environ: WSGIEnvironment, exchange: _Exchange
     ) -> Iterable[bytes]:
         observation = exchange.observation
         show(environ, admission.identity)
@@ -125,7 +125,7 @@ class SecMiddleware:
                 return exchange.refuse(rewritten)
             head = rewritten
             environ["wsgi.input"] = upload.input
-        put_headers(environ, admission.head.headers, head.headers)
+        put_headers(environ, came.headers, head.headers)
         flow = admission.respond(head.method)
         if not flow.passive:
             # What an app writes into its status line may say what it was given.

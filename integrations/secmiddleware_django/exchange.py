@@ -27,12 +27,14 @@ class Exchange:
     def __init__(
         self,
         request: HttpRequest,
+        came: RequestHead,
         verdict: Admission | Refusal,
         observation: Observation,
         on_unknown_key: Callable[[], None],
     ) -> None:
         self.observation = observation
         self._request = request
+        self._came = came
         self._verdict = verdict
         self._on_unknown_key = on_unknown_key
         self._upload: Upload | None = None
@@ -60,7 +62,7 @@ class Exchange:
         show(self._request, self._verdict.identity)
         setattr(self._request, _RAISED, self._raised)
         if self._verdict.request.passive:
-            put_headers(self._request, self._verdict.head, self.observation.head)
+            put_headers(self._request, self._came, self.observation.head)
             return False
         self._upload = Upload(self._verdict.request, self._request, self.observation)
         outcome = self._upload.start(self.observation.head)
@@ -78,7 +80,7 @@ class Exchange:
         if isinstance(outcome, Refusal):
             self._refuse(outcome)
         elif isinstance(self._verdict, Admission):
-            put_headers(self._request, self._verdict.head, outcome)
+            put_headers(self._request, self._came, outcome)
             remake(self._request, upload.file())
 
     def hold(self, response: HttpResponseBase) -> Download | None:

@@ -17,7 +17,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
-from secmiddleware.engine import Admission
+from secmiddleware.engine import Admission, seen_by_the_app
 from secmiddleware.errors import SecMiddlewareError
 from secmiddleware.messages import Refusal, RequestHead
 from secmiddleware.telemetry.observer import Observer
@@ -109,8 +109,8 @@ class SecMiddleware:
         started_ns = time.time_ns()
         head = head_of(request)
         verdict = self._verdict(request, head)
-        observation = self._observer.begin(head, verdict, started_ns)
-        return Exchange(request, verdict, observation, self._manager.look_soon)
+        observation = self._observer.begin(seen_by_the_app(head, verdict), verdict, started_ns)
+        return Exchange(request, head, verdict, observation, self._manager.look_soon)
 
     def _verdict(self, request: HttpRequest, head: RequestHead) -> Admission | Refusal:
         if _APPLIED_KEY in surroundings_of(request) or hasattr(request, _APPLIED):

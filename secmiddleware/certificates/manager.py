@@ -12,7 +12,7 @@ from cryptography import x509
 
 from secmiddleware.certificates.contexts import Handshake, server_context
 from secmiddleware.certificates.judgement import Judged, Rejected, Trust
-from secmiddleware.certificates.trust import CertificateError
+from secmiddleware.certificates.trust import CertificateError, TrustAnchor
 from secmiddleware.messages import Presented
 
 
@@ -20,7 +20,8 @@ class CertificateManager:
     """Judges what callers present, and makes the server's TLS contexts.
 
     `certificate` and `key` are the server's own pair, PEM; without them it judges only. Nothing is read
-    before it is used, and every context is made anew from the files as they are then.
+    before it is used, and every context is made anew from the files as they are then. `doors` are the anchors
+    of those who connect, where they are not the callers: a proxy has a trust list of its own.
     """
 
     def __init__(
@@ -29,11 +30,14 @@ class CertificateManager:
         certificate: Path | None = None,
         key: Path | None = None,
         handshake: Handshake = "optional",
+        *,
+        doors: tuple[TrustAnchor, ...] | None = None,
     ) -> None:
         self.trust = trust
         self._certificate = certificate
         self._key = key
         self._handshake = handshake
+        self._doors = trust.anchors if doors is None else doors
 
     def judge(self, presented: Presented, now: datetime) -> Judged | Rejected:
         """The verdict on a presented chain at `now` (aware), with a detail for the log."""
@@ -43,7 +47,7 @@ class CertificateManager:
         """A new context of the server. Raises CertificateError where the pair is not there or not usable."""
         if self._certificate is None or self._key is None:
             raise CertificateError("there is no server certificate: set [mtls] certificate and key")
-        anchors = [anchor.certificate for anchor in self.trust.anchors]
+        anchors = [anchor.certificate for anchor in self._doors]
         return server_context(self._certificate, self._key, anchors, self._handshake)
 
     def expiries(self) -> dict[str, datetime]:

@@ -5,55 +5,68 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from secmiddleware.cli.console import config_option, show_findings
 from secmiddleware.errors import ConfigError, Finding, SecMiddlewareError
 
+if TYPE_CHECKING:
+    from secmiddleware.settings import Settings  # pydantic takes its time, and `--help` does not need it
+
 
 @click.command(
     epilog="""\b
 Examples:
   secmiddleware check
-  secmiddleware check --config deploy/secmiddleware.toml
+  secmiddleware check --deploy --config deploy/secmiddleware.toml
   SECMIDDLEWARE__MTLS__CLIENT=optional secmiddleware check --json
 
-Exit status 1 if there is a mistake. No code of the app is imported, nothing is changed."""
+Exit status 1 if there is a mistake; advice does not count as one. No code of the app is imported, nothing is changed."""
 )
 @config_option
+@click.option("--deploy", is_flag=True, help="Also name what is wider than production should have it.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.pass_context
-def check(ctx: click.Context, config: Path, as_json: bool) -> None:
+def check(ctx: click.Context, config: Path, deploy: bool, as_json: bool) -> None:
     """Say what is wrong with the settings: the file, and SECMIDDLEWARE__ variables over it.
 
     Every mistake is named at once, with its key, its line and what to do about it; the files that the
     settings name are looked at too.
     """
+    from secmiddleware.settings.loading import load_with_advice
+
     summary: list[str] = []
+    advice: tuple[Finding, ...] = ()
     try:
-        findings = tuple(_findings(config, summary))
+        settings, advice = load_with_advice(config)
+        findings = tuple(_findings(config, settings, summary))
     except ConfigError as error:
         findings = error.findings
+    if not deploy:
+        advice = ()
     if as_json:
-        found = [finding.as_dict() for finding in findings]
-        click.echo(json.dumps({"config": str(config), "ok": not found, "findings": found}, indent=2))
+        told = {"config": str(config), "ok": not findings, "findings": [one.as_dict() for one in findings]}
+        if deploy:
+            told["advice"] = [one.as_dict() for one in advice]
+        click.echo(json.dumps(told, indent=2))
     elif findings:
         show_findings(findings)
     else:
         click.echo("\n  ".join([f"{config}: good", *summary]))
+    if advice and not as_json:
+        show_findings(advice, count="thing to think over", counts="things to think over")
     ctx.exit(1 if findings else 0)
 
 
-def _findings(config: Path, summary: list[str]) -> Iterator[Finding]:
+def _findings(config: Path, settings: Settings, summary: list[str]) -> Iterator[Finding]:
     """What is wrong with good settings once their parts are built; what there is goes to `summary`.
 
-    Raises ConfigError where the settings are not good by themselves.
+    Raises ConfigError where a part finds more than one mistake.
     """
     from secmiddleware.security import certificates_of, encryption_of
-    from secmiddleware.settings import load
 
-    settings = load(config)
     source = str(config)
     summary.append(
         f"a caller's certificate is {settings.mtls.client}; routes of their own: {len(settings.routes)}"

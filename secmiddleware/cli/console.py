@@ -24,7 +24,9 @@ config_option = click.option(
 """`--config FILE`, the same for every command."""
 
 
-def show_findings(findings: Sequence[Finding], *, err: bool = False) -> None:
+def show_findings(
+    findings: Sequence[Finding], *, err: bool = False, count: str = "mistake", counts: str = "mistakes"
+) -> None:
     """Print each finding on a line of its own, with what to do below it, and count them."""
     for finding in findings:
         place = "" if finding.source is None else finding.source
@@ -34,5 +36,5 @@ def show_findings(findings: Sequence[Finding], *, err: bool = False) -> None:
         click.echo(f"{lead}{click.style(finding.key, bold=True)}: {finding.message}", err=err)
         if finding.hint is not None:
             click.echo(f"    {click.style(finding.hint, fg='green')}", err=err)
-    count = "1 mistake" if len(findings) == 1 else f"{len(findings)} mistakes"
-    click.echo(click.style(f"{count}.", fg="red"), err=err)
+    total = f"1 {count}" if len(findings) == 1 else f"{len(findings)} {counts}"
+    click.echo(click.style(f"{total}.", fg="red"), err=err)

@@ -30,6 +30,12 @@ A WSGI app is served by gunicorn: pip install "secmiddleware[gunicorn]"."""
     "--port", default=8443, show_default=True, type=click.IntRange(1, 65535), help="The port to listen on."
 )
 @click.option(
+    "--uds",
+    default=None,
+    type=click.Path(),
+    help="A unix socket to listen on, in place of host and port: behind a proxy.",
+)
+@click.option(
     "--workers", default=1, show_default=True, type=click.IntRange(1, 1024), help="How many processes serve."
 )
 @click.option("--factory", is_flag=True, help="MODULE:APP is called, and gives the app.")
@@ -83,6 +89,7 @@ def run(
     config: Path,
     host: str,
     port: int,
+    uds: str | None,
     workers: int,
     factory: bool,
     app_dir: str,
@@ -94,6 +101,8 @@ def run(
     log_level: str,
 ) -> None:
     """Serve the ASGI or WSGI app MODULE:APP over mutual TLS, wrapped as the settings say.
+
+    Where a proxy ends TLS (`[mtls] source`) and there is no `certificate`, it serves the proxy without TLS.
 
     Who is calling stands in the app's scope or environ under "secmiddleware.identity", and marked fields are
     opened and sealed on their way. What is refused is told to the caller as a problem+json, and to the log
@@ -121,6 +130,7 @@ def run(
                     str(config.absolute()),
                     host=host,
                     port=port,
+                    uds=uds,
                     workers=workers,
                     factory=factory,
                     app_dir=app_dir,
@@ -140,6 +150,7 @@ def run(
                     str(config.absolute()),
                     host=host,
                     port=port,
+                    uds=uds,
                     workers=workers,
                     threads=threads or gunicorn.DEFAULT_THREADS,
                     preload=preload,

@@ -74,14 +74,17 @@ def options(
 
 
 def _options(settings: Settings, workers: int, threads: int) -> dict[str, Any]:
-    return {
-        "workers": workers,
-        "threads": threads,
-        "worker_class": "sync" if threads == 1 else "gthread",
+    tls = {
         # gunicorn takes these for the sign that there is TLS; they are read by our context.
         "certfile": str(settings.mtls.certificate),
         "keyfile": str(settings.mtls.key),
         "ssl_context": _tls_of(settings),
+    }
+    return {
+        "workers": workers,
+        "threads": threads,
+        "worker_class": "sync" if threads == 1 else "gthread",
+        **({} if settings.mtls.certificate is None else tls),
         # The connection makes it (`_Connection`): where it fails, gunicorn needs one that it can close.
         "do_handshake_on_connect": False,
         "forwarded_allow_ips": "",
@@ -177,6 +180,8 @@ class Serving:
     config: str
     host: str = "127.0.0.1"
     port: int = 8443
+    uds: str | None = None
+    """The path of a unix socket, in place of host and port."""
     workers: int = 1
     threads: int = DEFAULT_THREADS
     preload: bool = False
@@ -241,7 +246,7 @@ class _Application(BaseApplication):  # type: ignore[misc]
         host = f"[{serving.host}]" if ":" in serving.host else serving.host
         chosen = {
             **_options(self._manager.settings, serving.workers, serving.threads),
-            "bind": f"{host}:{serving.port}",
+            "bind": f"{host}:{serving.port}" if serving.uds is None else f"unix:{serving.uds}",
             "preload_app": serving.preload,
             "loglevel": serving.log_level,
             "post_worker_init": self._begin,
@@ -264,8 +269,10 @@ class _Application(BaseApplication):  # type: ignore[misc]
         """The worker is about to serve."""
         with self._ends_a_worker():
             self._manager.start()
-            self.cfg.ssl_context(self.cfg, None)  # a pair that has become bad is told now, and not to callers
             settings = self._manager.settings
+            if settings.mtls.certificate is not None:
+                # A pair that has become bad is told now, and not to callers.
+                self.cfg.ssl_context(self.cfg, None)
             if settings.telemetry.traces != "off" and wanted():
                 self._stop_exporting = start_exporting(settings.service.name)
 

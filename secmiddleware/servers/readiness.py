@@ -11,7 +11,7 @@ def check_serveable(settings: Settings, workers: int) -> None:
     """Raises ConfigError or CertificateError where so many processes cannot serve with these settings."""
     source = None if settings.source is None else str(settings.source)
     findings = []
-    if settings.mtls.certificate is None:
+    if settings.mtls.certificate is None and settings.mtls.source == "server":
         message = "is missing: the server has to show a certificate of its own"
         hint = "`secmiddleware init DIR` makes one for development"
         findings.append(Finding("mtls.certificate", message, source, hint=hint))
@@ -23,4 +23,5 @@ def check_serveable(settings: Settings, workers: int) -> None:
         findings.append(Finding("rotation.broker", message, source, hint="use RabbitMQ or Redis, or none"))
     if findings:
         raise ConfigError(findings)
-    certificates_of(settings.mtls).server_context()
+    if settings.mtls.certificate is not None:
+        certificates_of(settings.mtls).server_context()

@@ -33,7 +33,8 @@ from uvicorn.supervisors import Multiprocess
 from secmiddleware.asgi import SecMiddleware
 from secmiddleware.errors import SecMiddlewareError
 from secmiddleware.identity.presentation import presented_on
-from secmiddleware.messages import PRESENTED_KEY, Presented
+from secmiddleware.identity.transport import peer_by
+from secmiddleware.messages import PEER_KEY, PRESENTED_KEY, Peer, Presented
 from secmiddleware.scopes import App, Message, Receive, Scope, Send
 from secmiddleware.security import SecurityManager, certificates_of
 from secmiddleware.servers.readiness import check_serveable
@@ -65,14 +66,16 @@ def presented_by(transport: Any) -> Presented | None:
 
 
 class _CertifiedApp:
-    """The app of one connection: it finds in each scope what this connection presented."""
+    """The app of one connection: it finds in each scope what this connection presented, and whose it is."""
 
-    def __init__(self, app: App, presented: Presented | None) -> None:
+    def __init__(self, app: App, presented: Presented | None, peer: Peer) -> None:
         self._app = app
         self._presented = presented
+        self._peer = peer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[PRESENTED_KEY] = self._presented
+        scope[PEER_KEY] = self._peer
         await self._app(scope, receive, send)
 
 
@@ -86,7 +89,7 @@ class _HandsOver(_Stock):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.app = _CertifiedApp(self.app, presented_by(transport))
+        self.app = _CertifiedApp(self.app, presented_by(transport), peer_by(transport))
         websocket = getattr(self, "ws_protocol_class", None)
         if websocket is not None:
             self.ws_protocol_class = _handing_over(websocket)
@@ -141,7 +144,8 @@ def options(
 ) -> dict[str, Any]:
     """The keyword arguments of `uvicorn.run`, or `uvicorn.Config`, that go with these settings.
 
-    A protocol class that hands over the certificate, TLS as `[mtls]` says, the lifespan, and no belief in
+    A protocol class that hands over the certificate, TLS as `[mtls]` says (none where a proxy ends it and
+    `certificate` is not given), the lifespan, and no belief in
     forwarded headers. A `[service] mount` is told to the app as `root_path`; the targets of requests do not
     have it (as with uvicorn's `--root-path`). Host, port and the rest are the caller's, as long as none of
     these is changed.
@@ -157,13 +161,14 @@ def options(
     """
     settings = load(config)
     check_serveable(settings, workers)
+    tls = settings.mtls.certificate is not None
     return {
         "http": _protocol(http),
         "lifespan": "on",
         "proxy_headers": False,
         "root_path": settings.service.mount,
         "server_header": False,
-        "ssl_context_factory": partial(_tls_context, config),
+        "ssl_context_factory": partial(_tls_context, config) if tls else None,
         "workers": workers,
     }
 
@@ -187,6 +192,8 @@ class Serving:
     config: str
     host: str = "127.0.0.1"
     port: int = 8443
+    uds: str | None = None
+    """The path of a unix socket, in place of host and port."""
     workers: int = 1
     factory: bool = False
     app_dir: str = "."
@@ -209,6 +216,7 @@ def serve(serving: Serving) -> None:
         "factory": True,
         "host": serving.host,
         "port": serving.port,
+        "uds": serving.uds,
         "loop": serving.loop,
         "log_config": _LOGGING,
         "log_level": serving.log_level,
@@ -225,7 +233,8 @@ def _serve_by_many(app_dir: str, chosen: dict[str, Any]) -> None:
     config = uvicorn.Config(f"{__name__}:application", **chosen)
     listening = config.bind_socket()
     # asyncio does it for sockets of its own making only; without, each response waits 40 ms for an ACK.
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if listening.family != socket.AF_UNIX:
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     supervisor = Multiprocess(config, sockets=[listening])
     supervisor.run()
     if any(worker.process.exitcode == STARTUP_FAILURE for worker in supervisor.processes):

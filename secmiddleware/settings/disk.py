@@ -30,11 +30,14 @@ Note = tuple[Mistake, tuple[KeyPath, ...]]
 def review_disk(settings: Settings, environ: Mapping[str, str]) -> Iterator[Note]:
     """What is wrong with the files that the settings name; the content of none is ever told."""
     yield from _trust(settings.mtls)
+    for index, proxy in enumerate(settings.mtls.trusted_proxies):
+        for number, path in enumerate(proxy.trust):
+            yield from _bundle(path, ("mtls", "trusted_proxies", index, "trust", number))
     yield from _own_pair(settings.mtls)
     if settings.keys is not None:
         yield from _keys(settings.keys, environ)
     if settings.rotation.broker_ca is not None:
-        yield from _broker_ca(settings.rotation.broker_ca)
+        yield from _bundle(settings.rotation.broker_ca, ("rotation", "broker_ca"))
 
 
 def _trust(mtls: MtlsSettings) -> Iterator[Note]:
@@ -66,7 +69,8 @@ def _trust(mtls: MtlsSettings) -> Iterator[Note]:
                 break
 
 
-def _broker_ca(path: Path) -> Iterator[Note]:
+def _bundle(path: Path, at: KeyPath) -> Iterator[Note]:
+    """What is wrong with a file of CAs that vouch for others than the callers."""
     data = _read(path)
     problem = data if isinstance(data, str) else None
     if problem is None:
@@ -75,7 +79,7 @@ def _broker_ca(path: Path) -> Iterator[Note]:
         except CertificateError as error:
             problem = str(error)
     if problem is not None:
-        yield Mistake(("rotation", "broker_ca"), problem), ()
+        yield Mistake(at, problem), ()
 
 
 def _own_pair(mtls: MtlsSettings) -> Iterator[Note]:

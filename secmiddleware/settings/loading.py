@@ -20,6 +20,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from secmiddleware.errors import ConfigError, Finding
+from secmiddleware.settings.deployment import advise
 from secmiddleware.settings.environment import WrongVariable, apply, read_environment
 from secmiddleware.settings.mistakes import Mistake, mistakes_of, write_path
 from secmiddleware.settings.models import Settings
@@ -49,7 +50,23 @@ def load(
     Raises:
         ConfigError: with every mistake that was found, in the file's order, those of the environment last.
     """
-    environ = os.environ if environ is None else environ
+    return _load(source, os.environ if environ is None else environ)[0]
+
+
+def load_with_advice(
+    source: str | os.PathLike[str] | Mapping[str, Any], environ: Mapping[str, str] | None = None
+) -> tuple[Settings, tuple[Finding, ...]]:
+    """The settings, as `load` gives them, and what is wider in them than production should have it.
+
+    Raises ConfigError as `load` does.
+    """
+    settings, draft = _load(source, os.environ if environ is None else environ)
+    return settings, tuple(map(draft.finding, advise(settings)))
+
+
+def _load(
+    source: str | os.PathLike[str] | Mapping[str, Any], environ: Mapping[str, str]
+) -> tuple[Settings, _Draft]:
     draft = _of_mapping(source) if isinstance(source, Mapping) else _of_file(source)
     overrides, wrong = read_environment(environ, draft.data)
     if not draft.findings:
@@ -63,7 +80,7 @@ def load(
     if draft.findings or settings is None:
         raise _error(draft.findings)
     settings._source = draft.path  # noqa: SLF001  (not a key: whoever reads the file says which it was)
-    return settings
+    return settings, draft
 
 
 @dataclass(slots=True)

@@ -8,9 +8,11 @@ against the working directory and the process's environment.
 from __future__ import annotations
 
 import os
+import pwd
 import re
 from collections.abc import Mapping
 from datetime import timedelta
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -58,6 +60,8 @@ _MOST_PLACES: Final = 200
 _MOST_MARKS: Final = 500
 # A URL's usual limit; the parsers of marks and patterns never see more.
 _LONGEST_TEXT: Final = 2000
+# A uid has 32 bits, and the last one stands for "nobody said" (POSIX chown).
+_MOST_USERS: Final = (1 << 32) - 1
 
 
 def _base(info: ValidationInfo) -> Path:
@@ -181,6 +185,71 @@ def _trust_table(value: object) -> object:
     return value
 
 
+def _proxy_table(value: object) -> object:
+    """A proxy's table; a text is short for one: an address, or unix:USER."""
+    if isinstance(value, Mapping | ProxySettings):
+        return value
+    text = _text(value)
+    if text == "unix" or text.startswith("unix:"):
+        user = text.removeprefix("unix").removeprefix(":")
+        if not user:
+            raise SettingError("must say whose process is at the other end", 'as in "unix:www-data"')
+        return {"unix": int(user) if user.isascii() and user.isdigit() else user}
+    if "/" in text:
+        return _one_host(text)
+    return {"address": text}
+
+
+def _one_host(text: str) -> dict[str, object]:
+    """The table for a network in a text, which may be one of a single host only."""
+    network = ip_network(_network(text))
+    if network.num_addresses > 1:
+        raise SettingError(
+            f"is a network of {network.num_addresses} addresses, each of which could say who is calling",
+            f'name single hosts, or say that all are meant: {{ network = "{network}", wide = true }}',
+        )
+    return {"address": str(network.network_address)}
+
+
+def _host_address(value: object) -> str:
+    text = _text(value)
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise SettingError(
+            "must be an IP address, without a port or a zone: names are not looked up"
+        ) from None
+    if "%" in text:
+        raise SettingError("must be an IP address without a zone")
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def _network(value: object) -> str:
+    text = _text(value)
+    try:
+        return str(ip_network(text))
+    except ValueError:
+        raise SettingError('must be a network without host bits, as in "10.0.0.0/24"') from None
+
+
+def _user_id(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_USERS:
+        return value
+    if not isinstance(value, str):
+        raise SettingError("must be a user's id (a number) or name")
+    try:
+        return pwd.getpwnam(value).pw_uid
+    except (KeyError, ValueError):
+        raise SettingError("is no user of this host") from None
+
+
+def _header_name(value: object) -> str:
+    text = _text(value).lower()
+    if not re.fullmatch(r"[a-z0-9-]{1,100}", text):
+        raise SettingError("must be a header's name: letters, digits and dashes")
+    return text
+
+
 def _path(value: object, info: ValidationInfo) -> Path:
     return resolve_path(value, _base(info))
 
@@ -238,6 +307,10 @@ NameText = Annotated[str, BeforeValidator(_name_pattern)]
 AssertedName = Annotated[str, BeforeValidator(_asserted_name)]
 MarkText = Annotated[str, BeforeValidator(_mark)]
 Callback = Annotated[str, BeforeValidator(_callback)]
+HeaderName = Annotated[str, BeforeValidator(_header_name)]
+HostAddress = Annotated[str, BeforeValidator(_host_address)]
+NetworkText = Annotated[str, BeforeValidator(_network)]
+UserId = Annotated[int, BeforeValidator(_user_id, json_schema_input_type=int | str)]
 
 
 class ServiceSettings(Section):
@@ -267,6 +340,33 @@ class TrustSettings(Section):
 Trust = Annotated[TrustSettings, BeforeValidator(_trust_table, json_schema_input_type=str | TrustSettings)]
 
 
+class ProxySettings(Section):
+    """A proxy that may hand over its callers' certificates, told by exactly one of the keys."""
+
+    address: HostAddress | None = Field(default=None, description="A single host.")
+    network: NetworkText | None = Field(
+        default=None, description="Every host of a network; needs wide = true, since each may be anybody."
+    )
+    wide: bool = Field(default=False, description="Says that all of the network is meant.")
+    unix: UserId | None = Field(
+        default=None,
+        description="The user id, or the name, of the process at the other end of a unix socket.",
+    )
+    allow: tuple[NameText, ...] = Field(
+        default=(),
+        max_length=_MOST_ROUTES,
+        description="The names in the proxy's own client certificate.",
+    )
+    trust: tuple[PathSetting, ...] = Field(
+        default=(), max_length=100, description="The CAs of the proxies' certificates, of them alone."
+    )
+
+
+TrustedProxy = Annotated[
+    ProxySettings, BeforeValidator(_proxy_table, json_schema_input_type=str | ProxySettings)
+]
+
+
 class MtlsSettings(Section):
     """Who has to show a certificate, where it comes from and which ones are trusted."""
 
@@ -280,8 +380,19 @@ class MtlsSettings(Section):
     source: Source = Field(
         default="server", description="Who hands over the certificate: the server, or the proxy."
     )
-    trusted_proxies: tuple[str, ...] = Field(
-        default=(), description="The proxies that may hand over a certificate."
+    trusted_proxies: tuple[TrustedProxy, ...] = Field(
+        default=(),
+        max_length=_MOST_ROUTES,
+        description='The proxies that may hand over a certificate: "10.0.0.5", "unix:UID", or a table.',
+    )
+    proxy_headers: Mapping[str, HeaderName] = Field(
+        default_factory=dict,
+        description="The headers that the proxy uses where they are not the preset's: role = name.",
+    )
+    peer_address: Literal["transport", "server"] = Field(
+        default="transport",
+        description="server: nothing rewrites the peer's address that the server tells, also where it is not "
+        "seen on the transport.",
     )
     trust: tuple[Trust, ...] = Field(
         default=(), max_length=100, description="The certification authorities of callers."

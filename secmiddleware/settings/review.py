@@ -20,6 +20,7 @@ from secmiddleware.settings.mistakes import Mistake, write_path
 from secmiddleware.settings.models import Client, FieldSettings, PlaceSettings, RouteSettings, Settings
 from secmiddleware.settings.positions import KeyPath
 from secmiddleware.settings.quantities import write_duration
+from secmiddleware.settings.proxies import review_proxies
 from secmiddleware.settings.references import TLS_SCHEMES
 
 # Each mark is compared with every other one that shares a route with it: a second's work or so.
@@ -37,6 +38,7 @@ def review(settings: Settings, broken: Collection[KeyPath], environ: Mapping[str
     notes = [
         *_unsupported(settings),
         *_mtls(settings),
+        *review_proxies(settings.mtls),
         *_routes(settings),
         *_keys(settings),
         *_broker(settings),
@@ -63,8 +65,6 @@ Note = tuple[Mistake, tuple[KeyPath, ...]]
 
 def _unsupported(settings: Settings) -> Iterator[Note]:
     later = "is not supported by this version"
-    if settings.mtls.source != "server":
-        yield Mistake(("mtls", "source"), f'"{settings.mtls.source}" {later}', 'only "server" is'), ()
     if settings.mtls.crl:
         yield Mistake(("mtls", "crl"), f"revocation by lists {later}", "leave crl empty"), ()
     for name, one in settings.fields.items():
@@ -77,12 +77,6 @@ def _unsupported(settings: Settings) -> Iterator[Note]:
 
 def _mtls(settings: Settings) -> Iterator[Note]:
     mtls = settings.mtls
-    if mtls.source != "server" and not mtls.trusted_proxies:
-        message = f'source "{mtls.source}" needs the proxies that may hand over a certificate'
-        yield Mistake(("mtls", "trusted_proxies"), message), (("mtls", "source"),)
-    if mtls.source == "server" and mtls.trusted_proxies:
-        message = 'names proxies, but with source "server" none is asked'
-        yield Mistake(("mtls", "trusted_proxies"), message), (("mtls", "source"),)
     if mtls.handshake == "required":
         for path, client in _clients(settings):
             if client != "required":

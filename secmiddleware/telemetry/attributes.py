@@ -151,18 +151,16 @@ def _add_server(attributes: Attributes, host: str) -> None:
         attributes["server.port"] = int(port)
 
 
-def verdict_attributes(
-    head: RequestHead, verdict: Admission | Refusal, certificates: Certificates
-) -> Attributes:
+def verdict_attributes(verdict: Admission | Refusal, certificates: Certificates) -> Attributes:
     """What was decided on a request, and by which certificate."""
     attributes: Attributes = {DECISION: "allow"}
     if isinstance(verdict, Refusal):
         attributes = refusal_attributes(verdict)
     if verdict.identity is not None:
         attributes |= certificates.attributes_of(verdict.identity)
-    elif isinstance(verdict, Refusal) and head.presented is not None:
+    elif isinstance(verdict, Refusal) and verdict.presented is not None:
         # Nothing that stands in it has been verified: its digest is all that can be said of it.
-        attributes[CERTIFICATE_SHA256] = hashlib.sha256(head.presented.leaf).hexdigest().upper()
+        attributes[CERTIFICATE_SHA256] = hashlib.sha256(verdict.presented.leaf).hexdigest().upper()
     return attributes
 
 

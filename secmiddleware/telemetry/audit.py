@@ -29,6 +29,15 @@ from secmiddleware.telemetry.observer import (
 audit_log = logging.getLogger("secmiddleware.audit")
 
 
+def certificate_of(verdict: Admission | Refusal) -> str | None:
+    """SHA-256 of the caller's certificate, good or not, lower-case hex; None where none was looked at."""
+    if verdict.identity is not None:
+        return verdict.identity.sha256
+    if isinstance(verdict, Admission) or verdict.presented is None:
+        return None
+    return hashlib.sha256(verdict.presented.leaf).hexdigest()
+
+
 class AuditObserver:
     """Writes a line for every exchange that was refused, at whatever stage."""
 
@@ -84,7 +93,7 @@ class AuditObservation:
             self._within.end(record)
 
     def _line(self, refusal: Refusal) -> dict[str, object]:
-        identity, presented = self._verdict.identity, self._head.presented
+        identity = self._verdict.identity
         return {
             "event": "access.denied",
             "code": refusal.code,
@@ -93,6 +102,6 @@ class AuditObservation:
             "protocol": self._head.protocol,
             "peer": self._head.peer.host,
             "client": None if identity is None else str(identity),
-            "client_sha256": None if presented is None else hashlib.sha256(presented.leaf).hexdigest(),
+            "client_sha256": certificate_of(self._verdict),
             "trace_id": self.trace_id,
         }

@@ -136,7 +136,7 @@ class _Begun:
     instruments: Instruments | None
 
     def verdict_attributes(self) -> Attributes:
-        return words.verdict_attributes(self.head, self.verdict, self.observer.certificates)
+        return words.verdict_attributes(self.verdict, self.observer.certificates)
 
 
 class _Seen:

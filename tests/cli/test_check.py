@@ -183,3 +183,36 @@ def test_only_a_terminal_gets_escape_codes(config: Path, tmp_path: Path) -> None
     os.close(seen)
     assert b"\x1b[31m" in said
     assert b"\x1b[41m" not in said
+
+
+WIDE = """
+source = "nginx"
+trusted_proxies = ["127.0.0.1", "10.0.0.5", "unix:0", "unix:33", { network = "10.0.0.0/8", wide = true }]
+peer_address = "server"
+"""
+
+
+def test_what_is_too_wide_for_production_is_named_when_asked_for(config: Path, tmp_path: Path) -> None:
+    wide = changed(config, tmp_path / "wide", ('client = "required"', 'client = "optional"' + WIDE))
+    done = run("check", "--json", "--deploy", cwd=wide.parent)
+    assert done.status == 0, "advice is no mistake"
+    advice = {one["key"]: one for one in done.json["advice"]}
+    assert set(advice) == {
+        "mtls.trusted_proxies[0]",
+        "mtls.trusted_proxies[2]",
+        "mtls.trusted_proxies[4]",
+        "mtls.peer_address",
+        "mtls.client",
+        "mtls.crl",
+    }
+    assert "16777216 addresses" in advice["mtls.trusted_proxies[4]"]["message"]
+    assert all(one["line"] and one["hint"] for one in advice.values())
+    said = run("check", "--deploy", cwd=wide.parent)
+    assert (said.status, "6 things to think over" in said.out) == (0, True)
+    assert "think over" not in run("check", cwd=wide.parent).out
+
+
+def test_advice_does_not_hide_a_mistake(config: Path, tmp_path: Path) -> None:
+    wrong = changed(config, tmp_path / "wrong", ('client = "required"', 'client = "requierd"' + WIDE))
+    done = run("check", "--json", "--deploy", cwd=wrong.parent)
+    assert (done.status, done.json["ok"], done.json["advice"]) == (1, False, [])

@@ -221,13 +221,11 @@ def test_what_contradicts_itself_or_cannot_be_done_is_told(place, text, key, at,
     ["nginx", "haproxy", "apache", "caddy", "rfc9440", "envoy", "traefik", "aws-alb", "aws-alb-passthrough",
      "gcp-lb", "azure-app-service", "cloudflare"],
 )  # fmt: skip
-def test_a_proxy_as_the_source_is_not_possible_yet_and_needs_its_addresses(place, source):
-    found = place.findings(SERVICE + MTLS + f'source = "{source}"\n')
-    assert [one.key for one in found] == ["mtls.trusted_proxies", "mtls.source"]
-    assert "needs the proxies" in found[0].message
-    assert "not supported by this version" in found[1].message
-    (found,) = place.findings(SERVICE + MTLS + f'source = "{source}"\ntrusted_proxies = ["10.0.0.1"]\n')
-    assert found.key == "mtls.source"
+def test_a_proxy_as_the_source_needs_those_who_may_be_it(place, source):
+    (found,) = place.findings(SERVICE + MTLS + f'source = "{source}"\n')
+    assert found.key == "mtls.trusted_proxies"
+    assert "needs the proxies" in found.message
+    assert place.findings(SERVICE + MTLS + f'source = "{source}"\ntrusted_proxies = ["10.0.0.1"]\n') == ()
 
 
 FINE = {
