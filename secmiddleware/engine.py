@@ -16,9 +16,9 @@ from secmiddleware.certificates.judgement import Trust
 from secmiddleware.encryption.keyring import Keyring
 from secmiddleware.fields.flows import Exchange, Flow
 from secmiddleware.fields.rules import PlaceRule, Plan
+from secmiddleware.identity import certificate_headers
 from secmiddleware.identity.patterns import NamePattern
 from secmiddleware.identity.policy import Policy, decide
-from secmiddleware.identity.presets import without_certificates
 from secmiddleware.identity.proxies import Proxy
 from secmiddleware.identity.speaker import identify
 from secmiddleware.messages import Identity, Presented, Refusal, RequestHead
@@ -148,8 +148,8 @@ def _presented(head: RequestHead, snapshot: Snapshot, now: datetime) -> Presente
 
 def _for_the_app(head: RequestHead, snapshot: Snapshot) -> RequestHead:
     """The head without all that looks like a certificate, from whomever it came; the same one mostly."""
-    names = frozenset() if snapshot.proxy is None else snapshot.proxy.preset.names
-    headers = without_certificates(head.headers, names)
+    its_own = frozenset() if snapshot.proxy is None else snapshot.proxy.headers
+    headers = certificate_headers.strip(head.headers, its_own)
     return head if headers is head.headers else replace(head, headers=headers)
 
 

@@ -23,7 +23,7 @@ Examples:
   secmiddleware check --deploy --config deploy/secmiddleware.toml
   SECMIDDLEWARE__MTLS__CLIENT=optional secmiddleware check --json
 
-Exit status 1 if there is a mistake; advice does not count as one. No code of the app is imported, nothing is changed."""
+Exit status 1 if there is a mistake; advice is none. No code of the app is imported, nothing is changed."""
 )
 @config_option
 @click.option("--deploy", is_flag=True, help="Also name what is wider than production should have it.")

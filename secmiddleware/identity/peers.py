@@ -38,7 +38,7 @@ _WORDS: Final = re.compile(rb"[0-9A-Fa-f.:%\[\]]{2,}")
 
 @dataclass(frozen=True, slots=True)
 class CertifiedProxies:
-    """Proxies that show a client certificate of their own: who vouches for them, and which names they have."""
+    """Proxies that show a client certificate of their own: who vouches for them, and their names."""
 
     trust: Trust
     allow: tuple[NamePattern, ...]

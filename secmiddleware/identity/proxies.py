@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from secmiddleware.identity.peers import TrustedPeers
@@ -16,6 +16,11 @@ class Proxy:
 
     preset: Preset
     peers: TrustedPeers
+    headers: frozenset[bytes] = field(init=False, repr=False, compare=False)
+    """What it hands certificates over in, in lower case and with hyphens."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "headers", self.preset.names)
 
     def presented(self, head: RequestHead, now: datetime) -> Presented | Refusal | None:
         """The caller's certificate as the proxy handed it over, not judged; None where it says there is none.

@@ -19,8 +19,8 @@ from secmiddleware.settings.disk import review_disk
 from secmiddleware.settings.mistakes import Mistake, write_path
 from secmiddleware.settings.models import Client, FieldSettings, PlaceSettings, RouteSettings, Settings
 from secmiddleware.settings.positions import KeyPath
-from secmiddleware.settings.quantities import write_duration
 from secmiddleware.settings.proxies import review_proxies
+from secmiddleware.settings.quantities import write_duration
 from secmiddleware.settings.references import TLS_SCHEMES
 
 # Each mark is compared with every other one that shares a route with it: a second's work or so.

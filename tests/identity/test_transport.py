@@ -16,11 +16,13 @@ from secmiddleware.messages import Peer
 
 
 def test_over_tcp_it_is_the_address() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        with socket.create_connection(listening.getsockname()) as calling:
-            called, _ = listening.accept()
-            with called:
-                assert peer_on(called) == Peer("127.0.0.1", calling.getsockname()[1], seen=True)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_connection(listening.getsockname()) as calling,
+    ):
+        called, _ = listening.accept()
+        with called:
+            assert peer_on(called) == Peer("127.0.0.1", calling.getsockname()[1], seen=True)
 
 
 def test_over_a_unix_socket_it_is_the_user() -> None:
@@ -38,8 +40,8 @@ def test_over_a_unix_socket_it_is_the_user_who_connected() -> None:
         listening.listen()
         path.chmod(0o666)
         call = (
-            "import os, socket, sys; os.setuid(33); s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]);"
-            "s.recv(1)"
+            "import os, socket, sys; os.setuid(33); "
+            "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.recv(1)"
         )
         with subprocess.Popen([sys.executable, "-I", "-S", "-c", call, str(path)]) as caller:
             called, _ = listening.accept()

@@ -22,13 +22,14 @@ class Pki:
         self.strange = Authority.create("strange")
         self.ca = folder / "ca.pem"
         self.ca.write_bytes(self.trusted.certificate_pem)
-        self.certificate, self.key = self._write(
+        self.certificate, self.key = self.written(
             "server", self.trusted.issue_server(dns=["localhost"], ips=["127.0.0.1"])
         )
         self._numbers = itertools.count()
         self._contexts: dict[tuple[str | None, str], ssl.SSLContext] = {}
 
-    def _write(self, name: str, issued: Issued) -> tuple[Path, Path]:
+    def written(self, name: str, issued: Issued) -> tuple[Path, Path]:
+        """The files of a certificate and of its key."""
         certificate, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
         certificate.write_bytes(issued.chain_pem)
         write_secret(key, issued.key_pem)
@@ -46,7 +47,7 @@ class Pki:
                 authority = self.strange if name.startswith("!") else self.trusted
                 issued = authority.issue_client(spiffe_id=self.spiffe(name.removeprefix("!")))
                 file = name.replace("/", "-").replace("!", "strange-") + tls
-                context = client_context(self.ca, *self._write(file, issued))
+                context = client_context(self.ca, *self.written(file, issued))
             if tls:
                 version = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}[tls]
                 context.minimum_version = context.maximum_version = version
@@ -57,7 +58,7 @@ class Pki:
         """The context of a client whose certificate ends so long from now."""
         issued = self.trusted.issue_client(spiffe_id=self.spiffe(name), lifetime=lifetime)
         return client_context(
-            self.ca, *self._write(f"{name.replace('/', '-')}-{next(self._numbers)}", issued)
+            self.ca, *self.written(f"{name.replace('/', '-')}-{next(self._numbers)}", issued)
         )
 
     @staticmethod

@@ -6,7 +6,6 @@ import os
 import pwd
 
 import pytest
-
 from settings.documents import MTLS, SERVICE
 
 BEHIND = SERVICE + MTLS + 'source = "nginx"\n'
@@ -19,8 +18,12 @@ def _proxies(told: str) -> str:
 
 WRONG = {
     "a network in passing": ('"10.0.0.0/24"', "trusted_proxies[0]", "256 addresses"),
-    "a network without its word": ('{ network = "10.0.0.0/24" }', "trusted_proxies[0].network", "256 addresses"),
-    "all the world without its word": ('{ network = "0.0.0.0/0" }', "trusted_proxies[0].network", "4294967296"),
+    "a network without its word": (
+        '{ network = "10.0.0.0/24" }', "trusted_proxies[0].network", "256 addresses",
+    ),
+    "all the world without its word": (
+        '{ network = "0.0.0.0/0" }', "trusted_proxies[0].network", "4294967296",
+    ),
     "a network with host bits": (
         '{ network = "10.0.0.5/24", wide = true }', "trusted_proxies[0].network", "without host bits",
     ),
@@ -42,9 +45,12 @@ WRONG = {
     "names without a CA": (
         '{ allow = ["dns:edge.internal"] }', "trusted_proxies[0].trust", "whose certificates",
     ),
-    "a CA without names": ('{ address = "10.0.0.5", trust = ["pki/ca.pem"] }', "trusted_proxies[0].trust", "allow"),
+    "a CA without names": (
+        '{ address = "10.0.0.5", trust = ["pki/ca.pem"] }', "trusted_proxies[0].trust", "allow",
+    ),
     "a CA that is not there": (
-        '{ allow = ["dns:edge.internal"], trust = ["pki/none.pem"] }', "trusted_proxies[0].trust[0]", "no file",
+        '{ allow = ["dns:edge.internal"], trust = ["pki/none.pem"] }',
+        "trusted_proxies[0].trust[0]", "no file",
     ),
     "a key that is none": ('{ adress = "10.0.0.5" }', "trusted_proxies[0].adress", "unknown key"),
     "a number": ("5", "trusted_proxies[0]", "text"),
