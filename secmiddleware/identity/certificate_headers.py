@@ -49,13 +49,14 @@ CERTIFICATE_HEADERS: Final = (
 _TOLD_BY: Final = 4  # bytes that tell most other headers apart, so that those cost one look-up
 
 
-def _by_beginning() -> dict[bytes, tuple[bytes, ...]]:
-    """The beginnings that are possible after the first four bytes of a name, in both spellings of those."""
-    by: dict[bytes, tuple[bytes, ...]] = {}
-    for name in CERTIFICATE_HEADERS:
-        head = name[:_TOLD_BY]
+def _by_beginning() -> dict[bytes, tuple[int, frozenset[bytes]]]:
+    """By the first four bytes of a name, in both spellings: how many more tell, and what they may be."""
+    by: dict[bytes, tuple[int, frozenset[bytes]]] = {}
+    for head in {name[:_TOLD_BY] for name in CERTIFICATE_HEADERS}:
+        names = [name for name in CERTIFICATE_HEADERS if name.startswith(head)]
+        size = min(map(len, names))
         for spelling in {head, head.replace(b"-", b"_")}:
-            by[spelling] = (*by.get(spelling, ()), name)
+            by[spelling] = size, frozenset(name[:size] for name in names)
     return by
 
 
@@ -67,9 +68,11 @@ def is_certificate_header(name: bytes) -> bool:
     beginnings = _BY_BEGINNING.get(name[:4])
     if beginnings is None:
         return False
-    if b"_" in name:
-        name = name.replace(b"_", b"-")
-    return name.startswith(beginnings) or (name.startswith(b"x-ssl-") and b"client" in name)
+    name = name.replace(b"_", b"-")
+    size, may_be = beginnings
+    if name[:size] in may_be and name.startswith(CERTIFICATE_HEADERS):
+        return True
+    return name[:6] == b"x-ssl-" and b"client" in name
 
 
 def strip(headers: Headers, also: frozenset[bytes] = frozenset()) -> Headers:
@@ -79,9 +82,7 @@ def strip(headers: Headers, also: frozenset[bytes] = frozenset()) -> Headers:
         headers: names in lower case. The same object is returned where nothing goes.
         also: more names, in lower case and with hyphens, as a preset's `names`; both spellings go.
     """
-    kept = [pair for pair in headers if not (is_certificate_header(pair[0]) or _spelled(pair[0]) in also)]
+    kept = [pair for pair in headers if not is_certificate_header(pair[0])]
+    if also:
+        kept = [pair for pair in kept if pair[0].replace(b"_", b"-") not in also]
     return headers if len(kept) == len(headers) else tuple(kept)
-
-
-def _spelled(name: bytes) -> bytes:
-    return name.replace(b"_", b"-") if b"_" in name else name

@@ -62,6 +62,8 @@ def der_of_byte_sequence(text: bytes) -> bytes:
 
 def ders_of_byte_sequences(text: bytes) -> tuple[bytes, ...]:
     """The certificates in a list of byte sequences (RFC 9440 §2.3), in their order."""
+    if text != text.strip(b" "):
+        raise Undecodable("spaces stand between certificates only")
     _count(text.count(b",") + 1)
     return tuple(der_of_byte_sequence(member.strip(b" ")) for member in text.split(b","))
 
@@ -125,8 +127,9 @@ def only(ders: tuple[bytes, ...]) -> bytes:
 def _der_of_block(block: bytes) -> bytes:
     if not block.startswith(_BEGIN):
         raise Undecodable("PEM begins with the line that begins a certificate")
-    *full, last, after = block[len(_BEGIN) :].split(b"\n")
-    if after or not 0 < len(last) <= _LINE or any(len(line) != _LINE for line in full):
+    body = block[len(_BEGIN) :]
+    *full, last = body.removesuffix(b"\n").split(b"\n")
+    if not body.endswith(b"\n") or not 0 < len(last) <= _LINE or any(len(line) != _LINE for line in full):
         raise Undecodable("PEM has lines of 64 characters")
     return der_of_base64(b"".join((*full, last)))
 

@@ -32,8 +32,8 @@ _NULL: Final = b"(null)"  # Apache's word for a variable that is not set
 _NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^`|~-]{1,100}")
 # What HTTP needs, or the app: taken for a certificate and stripped, nothing would work.
 _NO_NAMES: Final = frozenset(
-    "authorization connection content-length content-type cookie forwarded host keep-alive te trailer "
-    "transfer-encoding upgrade".split()
+    {"authorization", "connection", "content-length", "content-type", "cookie", "forwarded", "host"}
+    | {"keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
 )
 
 
@@ -48,8 +48,7 @@ class Preset:
     decode: Callable[[Found], tuple[bytes, ...]] = field(repr=False)
     """DER out of what was found, leaf first; raises Undecodable or Ambiguous."""
     blanks: frozenset[bytes] = frozenset()
-    """What this proxy writes where there is no certificate, or no chain, beside a header that is not there.
-    """
+    """What this proxy writes where there is no certificate, or no chain; or it leaves the header out."""
     lists: frozenset[str] = frozenset()
     """The roles in whose values a comma may stand."""
     free: frozenset[str] = frozenset()
@@ -132,15 +131,16 @@ class Preset:
             return _refusal("certificate_malformed", "certificate")
         except Ambiguous:
             return _refusal("header_ambiguous", "certificate")
-        if 1 + len(rest) > codecs.MAX_CERTIFICATES:
+        chain = tuple(der for der in rest if der != leaf)  # some proxies count the leaf in
+        if len(chain) >= codecs.MAX_CERTIFICATES:
             return _refusal("certificate_malformed", "certificate")
-        return Presented(leaf, tuple(der for der in rest if der != leaf), self.name)
+        return Presented(leaf, chain, self.name)
 
     def _find(self, headers: Headers) -> dict[str, bytes] | Refusal:
         """The value of each role; a role that is there twice, or spelled with an underscore, is ambiguous."""
         found: dict[str, bytes] = {}
         for name, value in headers:
-            spelled = name.replace(b"_", b"-") if b"_" in name else name
+            spelled = name.replace(b"_", b"-")
             role = self._role_of.get(spelled)
             if role is None:
                 role = self._numbered_role(spelled)

@@ -44,7 +44,7 @@ class Element:
     goes_on: bool = False
     """Whether its last value is unquoted, so that what follows a semicolon may be the rest of it."""
     quotes_client: bool = False
-    """Whether words of the client stand in it unquoted, so that what follows a comma may be the rest of them."""
+    """Whether the client's own words stand in it unquoted, so that what follows a comma may be theirs too."""
 
 
 class Ambiguous(ValueError):  # noqa: N818  (it is the value's state, not a fault of ours)
