@@ -4,6 +4,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import pytest
 from servers.pki import Pki
@@ -11,7 +12,8 @@ from services.binaries import MissingError, binary_of
 from services.provided import speaker
 
 from proxies.behind import Behind
-from proxies.fronts import Apache, CarelessHaproxy, Front, Haproxy, Nginx, Pair, user_of_proxies
+from proxies.fronts import PROXY_NAME, Apache, CarelessHaproxy, Front, Haproxy, Nginx, Pair, user_of_proxies
+from secmiddleware.certificates.authority import Authority
 from secmiddleware.certificates.contexts import client_context
 
 FRONTS: dict[str, type[Front]] = {
@@ -30,19 +32,27 @@ class Street:
         self._config = config
         self._stack = ExitStack()
         self._expired: ssl.SSLContext | None = None
-        self._apps: dict[tuple[str, str, bool], Behind] = {}
-        self._fronts: dict[tuple[str, str, bool], Front] = {}
+        self._apps: dict[tuple[str, str, str], Behind] = {}
+        self._fronts: dict[tuple[str, str], Front] = {}
+        self.proxies = Authority.create("proxies")
+        ca = pki.folder / "proxies.pem"
+        ca.write_bytes(self.proxies.certificate_pem)
+        edge = pki.written("edge", self.proxies.issue_client(dns=[PROXY_NAME]))
+        self.edge = Pair(*edge, ca)
+        self.inner = Pair(pki.certificate, pki.key, ca)
 
-    def app(self, source: str, interface: str, *, unix: bool = False) -> Behind:
-        key = source, interface, unix
+    def app(self, source: str, interface: str, by: Literal["address", "unix", "own"] = "address") -> Behind:
+        key = source, interface, by
         if key not in self._apps:
-            app = Behind(source, interface, self.pki.ca, unix=user_of_proxies() if unix else None)
+            unix = user_of_proxies() if by == "unix" else None
+            own = self.inner if by == "own" else None
+            app = Behind(source, interface, self.pki.ca, unix=unix, own=own)
             self._stack.callback(app.end)
             self._apps[key] = app.start()
         return self._apps[key]
 
-    def front(self, name: str, interface: str, *, unix: bool = False) -> Front:
-        key = name, interface, unix
+    def front(self, name: str, interface: str) -> Front:
+        key = name, interface
         if key not in self._fronts:
             kind = FRONTS[name]
             try:
@@ -50,8 +60,10 @@ class Street:
             except MissingError as missing:
                 pytest.fail(str(missing), pytrace=False)
             app = self.app(name.rpartition(" ")[2], interface)
-            uds = self.app(name, interface, unix=True).uds if unix else None
-            front = kind(binary, Pair(self.pki.certificate, self.pki.key, self.pki.ca), app.port, uds)
+            front = kind(binary, Pair(self.pki.certificate, self.pki.key, self.pki.ca), app.port)
+            if isinstance(front, Nginx):
+                front.uds, front.own = self.app(name, interface, "unix").uds, self.edge
+                front.tls_port = self.app(name, interface, "own").port
             self._stack.callback(front.end)
             self._fronts[key] = front.start()
         return self._fronts[key]

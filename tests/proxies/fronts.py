@@ -17,9 +17,13 @@ CALLS_FROM = "127.0.0.2"
 """Where a proxy's requests come from, so that nobody else's do."""
 
 
+PROXY_NAME = "edge.internal"
+"""What the proxy's own certificate says, where it shows one to the app."""
+
+
 @dataclass(frozen=True)
 class Pair:
-    """What a front shows, and whose clients it believes."""
+    """What a server shows, and whose clients it believes."""
 
     certificate: Path
     key: Path
@@ -34,16 +38,15 @@ def user_of_proxies() -> str:
 
 
 class Front(Server):
-    """A proxy. `/` leads to the app over TCP, `/by-socket/` over a unix socket where there is one."""
+    """A proxy. `/` leads to the app over TCP; nginx has ways over a unix socket and over TLS, too."""
 
     service: ClassVar[Service]
 
-    def __init__(self, binary: Path, pair: Pair, app: int, uds: Path | None = None) -> None:
+    def __init__(self, binary: Path, pair: Pair, app: int) -> None:
         super().__init__(binary)
         self.folder.chmod(0o755)
         self.pair = pair
         self.app = app
-        self.uds = uds
 
     def answers(self) -> bool:
         return accepts_tls(self.port)
@@ -60,13 +63,23 @@ def accepts_tls(port: int) -> bool:
 
 
 class Nginx(Front):
+    """`/by-socket/` leads over a unix socket, `/by-certificate/` over TLS with a certificate of its own."""
+
     name = "nginx"
+    uds: Path | None = None
+    own: Pair | None = None
+    tls_port = 0
     service = Service("nginx", "nginx", ("nginx",), "PATH")
 
     def command(self) -> Sequence[str]:
-        by_socket = ""
+        more = ""
         if self.uds is not None:
-            by_socket = f"location /by-socket/ {{ proxy_pass http://unix:{self.uds}:/; }}"
+            more += f"location /by-socket/ {{ proxy_pass http://unix:{self.uds}:/; }}\n"
+        if self.own is not None:
+            more += f"location /by-certificate/ {{ proxy_pass https://127.0.0.1:{self.tls_port}/;"
+            more += (
+                f"proxy_ssl_certificate {self.own.certificate}; proxy_ssl_certificate_key {self.own.key}; }}"
+            )
         paths = "".join(
             f"{kind}_temp_path {self.folder}/{kind};"
             for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -95,7 +108,7 @@ http {{
     proxy_set_header X-SSL-Client-Verify $ssl_client_verify;
     proxy_set_header X-SSL-Client-Cert $ssl_client_escaped_cert;
     location / {{ proxy_bind {CALLS_FROM}; proxy_pass http://127.0.0.1:{self.app}; }}
-    {by_socket}
+    {more}
   }}
 }}
 """)
@@ -153,8 +166,8 @@ class Apache(Front):
         "base64": '"expr=%{base64:%{SSL_CLIENT_CERT}}"',
     }
 
-    def __init__(self, binary: Path, pair: Pair, app: int, uds: Path | None = None) -> None:
-        super().__init__(binary, pair, app, uds)
+    def __init__(self, binary: Path, pair: Pair, app: int) -> None:
+        super().__init__(binary, pair, app)
         self.ports = {form: self.port if form == "spaces" else free_port() for form in self.forms}
 
     def command(self) -> Sequence[str]:

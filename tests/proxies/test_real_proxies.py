@@ -17,9 +17,12 @@ from urllib.parse import quote
 
 import pytest
 from servers.serving import Response
+from services.running import Server
 
+from proxies.behind import Behind
 from proxies.conftest import Street
-from proxies.fronts import Apache, Front
+from proxies.fronts import Apache
+from secmiddleware.certificates.contexts import client_context
 
 INTERFACES = ("asgi", "wsgi")
 WAYS = [
@@ -45,10 +48,9 @@ WRITTEN: dict[tuple[str, str | None], Callable[[str], str]] = {
 class Way:
     """From a client through a proxy to the app."""
 
-    def __init__(self, street: Street, front: Front, form: str | None) -> None:
+    def __init__(self, street: Street, front: Server, form: str | None) -> None:
         self.street = street
-        self.front = front
-        self.victim = _victim(street, WRITTEN[front.name, form])
+        self.victim = _victim(street, WRITTEN["nginx" if isinstance(front, Behind) else front.name, form])
         self.port = front.ports[form] if isinstance(front, Apache) and form is not None else front.port
 
     def ask(self, caller: str | None, target: str = "/", *lines: str) -> Response | None:
@@ -242,7 +244,7 @@ def test_past_the_proxy_a_real_certificate_in_a_header_is_worth_nothing(
 
 @pytest.mark.parametrize("interface", INTERFACES)
 def test_over_a_unix_socket_the_proxys_user_is_believed(street: Street, interface: str) -> None:
-    front = street.front("nginx", interface, unix=True)
+    front = street.front("nginx", interface)
     way = Way(street, front, None)
     assert _who(way.ask("shop/alice", "/by-socket/")) == "spiffe://example.org/shop/alice"
     assert _who(way.ask("ops/oscar", "/by-socket/admin/x")) == "spiffe://example.org/ops/oscar"
@@ -255,7 +257,7 @@ def test_over_a_unix_socket_the_proxys_user_is_believed(street: Street, interfac
 def test_over_a_unix_socket_no_other_user_is(street: Street, interface: str) -> None:
     if os.geteuid() != 0:
         pytest.skip("the proxy runs as the same user here: only root can start it as another one")
-    app = street.app("nginx", interface, unix=True)
+    app = street.app("nginx", interface, "unix")
     victim = _victim(street, WRITTEN["nginx", None])
     with socket.socket(socket.AF_UNIX) as direct:
         direct.connect(str(app.uds))
@@ -263,3 +265,29 @@ def test_over_a_unix_socket_no_other_user_is(street: Street, interface: str) -> 
         refused = _response(direct)
     assert refused is not None
     assert (refused.status, refused.code) == (403, "proxy_untrusted")
+
+
+@pytest.mark.parametrize("interface", INTERFACES)
+def test_a_proxy_that_shows_its_own_certificate_is_believed(street: Street, interface: str) -> None:
+    way = Way(street, street.front("nginx", interface), None)
+    assert _who(way.ask("shop/alice", "/by-certificate/")) == "spiffe://example.org/shop/alice"
+    refused = way.ask(None, "/by-certificate/")
+    assert refused is not None
+    assert refused.code == "certificate_missing"
+
+
+@pytest.mark.parametrize("interface", INTERFACES)
+def test_who_shows_another_certificate_than_the_proxys_is_not(street: Street, interface: str) -> None:
+    """None at all, a caller's own, and one of the proxies' CA with another name."""
+    app = street.app("nginx", interface, "own")
+    victim = _victim(street, WRITTEN["nginx", None])
+    other = street.pki.written("other", street.proxies.issue_client(dns=["app.internal"]))
+    contexts = (
+        street.pki.client(None),
+        street.pki.client("ops/oscar"),
+        client_context(street.pki.ca, *other),
+    )
+    for context in contexts:
+        way = Way(street, app, None)
+        refused = way.send(context, "/", f"X-SSL-Client-Cert: {victim}", "X-SSL-Client-Verify: SUCCESS")
+        assert refused is None or (refused.status, refused.code) == (403, "proxy_untrusted")
