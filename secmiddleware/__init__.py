@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from secmiddleware.certificates.manager import CertificateManager
     from secmiddleware.encryption.manager import EncryptionManager
     from secmiddleware.errors import ConfigError, SecMiddlewareError
+    from secmiddleware.identity.bound_tokens import is_bound
     from secmiddleware.messages import Identity
     from secmiddleware.security import SecurityManager
 
@@ -24,6 +25,7 @@ __all__ = [
     "Identity",
     "SecMiddlewareError",
     "SecurityManager",
+    "is_bound",
 ]
 
 _HOME: Final = {
@@ -33,6 +35,7 @@ _HOME: Final = {
     "Identity": "secmiddleware.messages",
     "SecMiddlewareError": "secmiddleware.errors",
     "SecurityManager": "secmiddleware.security",
+    "is_bound": "secmiddleware.identity.bound_tokens",
 }
 
 

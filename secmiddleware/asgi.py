@@ -144,7 +144,7 @@ class SecMiddleware:
         answer: _Answer,
         observation: Observation,
     ) -> None:
-        show(scope, admission.identity)
+        show(scope, admission.identity, admission.claims)
         head = observation.head
         if not admission.request.passive:
             upload = _Upload(admission.request, receive, observation)

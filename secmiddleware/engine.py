@@ -17,11 +17,12 @@ from secmiddleware.encryption.keyring import Keyring
 from secmiddleware.fields.flows import Exchange, Flow
 from secmiddleware.fields.rules import PlaceRule, Plan
 from secmiddleware.identity import certificate_headers
+from secmiddleware.identity.bound_tokens import TokenJudge
 from secmiddleware.identity.patterns import NamePattern
-from secmiddleware.identity.policy import Policy, decide
+from secmiddleware.identity.policy import Policy, Rule, decide
 from secmiddleware.identity.proxies import Proxy
 from secmiddleware.identity.speaker import identify
-from secmiddleware.messages import Identity, Presented, Refusal, RequestHead
+from secmiddleware.messages import Identity, Presented, Refusal, RequestHead, TokenClaims
 from secmiddleware.paths import PathPattern, judge_path
 
 # A place set is one bit a place; a service has a handful of them in practice, and a caller can only reach
@@ -78,6 +79,8 @@ class Snapshot:
     """For each field: who gets plaintext in a response."""
     reads_paths: bool = True
     """Whether anything depends on the path; where nothing does, it is not judged: no reader is misled."""
+    tokens: TokenJudge | None = None
+    """Who judges bearer tokens; needed where a rule requires them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,8 @@ class Admission:
     """What happens to the request on its way to the app."""
     exchange: Exchange = field(repr=False)
     plan: Plan = field(repr=False)
+    claims: TokenClaims | None = field(default=None, repr=False)
+    """What the caller's bound token says, where the rule requires one."""
 
     def respond(self, method: str) -> Flow:
         """What happens to the response; to be asked for when the request flow has ended, not before.
@@ -108,7 +113,8 @@ def seen_by_the_app(head: RequestHead, verdict: Admission | Refusal) -> RequestH
 def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | Refusal:
     """The verdict on a request, from its head alone.
 
-    In this order: can the path be read in one way only, is the certificate good, may this identity come here.
+    In this order: can the path be read in one way only, is the certificate good, may this identity come here,
+    is there a token bound to the certificate where one is required.
     A certificate that is presented and is not good is refused also where none is required: what cannot be
     judged is not let in. Where the route says `off`, a certificate is not looked at and the app sees no
     identity.
@@ -118,6 +124,7 @@ def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | R
         return replace(path, presented=head.presented if snapshot.proxy is None else None)
     rule = snapshot.policy.rule_for(path)
     identity: Identity | None = None
+    claims: TokenClaims | None = None
     if rule.client != "off":
         presented = _presented(head, snapshot, now)
         if isinstance(presented, Refusal):
@@ -130,12 +137,17 @@ def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | R
         refusal = decide(rule, identity)
         if refusal is not None:
             return replace(refusal, identity=identity, presented=presented)
+        bound = _claims(head, rule, identity, snapshot, now)
+        if isinstance(bound, Refusal):
+            return replace(bound, identity=identity, presented=presented)
+        claims = bound
     plan = snapshot.places.plan_for(path)
     if head.protocol == "websocket" and plan.marks_anything:
         # Messages of a websocket are not rewritten: on a marked route they would pass unread, both ways.
         return Refusal("payload_encoding", "fields", identity)
     exchange = Exchange(snapshot.keyring, now, identity, _revealed(snapshot, identity))
-    return Admission(identity, _for_the_app(head, snapshot), plan.request_flow(exchange), exchange, plan)
+    for_the_app = _for_the_app(head, snapshot)
+    return Admission(identity, for_the_app, plan.request_flow(exchange), exchange, plan, claims)
 
 
 def _presented(head: RequestHead, snapshot: Snapshot, now: datetime) -> Presented | Refusal | None:
@@ -151,6 +163,19 @@ def _for_the_app(head: RequestHead, snapshot: Snapshot) -> RequestHead:
     its_own = frozenset() if snapshot.proxy is None else snapshot.proxy.headers
     headers = certificate_headers.strip(head.headers, its_own)
     return head if headers is head.headers else replace(head, headers=headers)
+
+
+def _claims(
+    head: RequestHead, rule: Rule, identity: Identity | None, snapshot: Snapshot, now: datetime
+) -> TokenClaims | Refusal | None:
+    if not rule.bound_token:
+        return None
+    if identity is None or snapshot.tokens is None:
+        return Refusal("internal_error", "tokens")  # neither settings nor rules can be so
+    claims = snapshot.tokens.judge(head.headers, identity, now)
+    if isinstance(claims, Refusal):
+        return replace(claims, where=f"{rule.where}.require_bound_token")
+    return claims
 
 
 def _revealed(snapshot: Snapshot, identity: Identity | None) -> frozenset[str]:

@@ -18,12 +18,14 @@ from secmiddleware.messages import (
     IDENTITY_KEY,
     PEER_KEY,
     PRESENTED_KEY,
+    TOKEN_CLAIMS_KEY,
     Headers,
     Identity,
     Peer,
     Presented,
     Refusal,
     RequestHead,
+    TokenClaims,
     header_values,
 )
 
@@ -113,9 +115,10 @@ def route_of(environ: WSGIEnvironment) -> str | None:
     return environ.get("SCRIPT_NAME", "") + rule if isinstance(rule, str) else None
 
 
-def show(environ: WSGIEnvironment, identity: Identity | None) -> None:
-    """Let the app see who is calling, and nothing of what was presented."""
+def show(environ: WSGIEnvironment, identity: Identity | None, claims: TokenClaims | None) -> None:
+    """Let the app see who is calling and with what token, and nothing of what was presented."""
     environ[IDENTITY_KEY] = identity
+    environ[TOKEN_CLAIMS_KEY] = claims
     environ[PRESENTED_KEY] = None
 
 

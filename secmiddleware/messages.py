@@ -7,10 +7,10 @@ reads a clock or names a framework.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 Headers = tuple[tuple[bytes, bytes], ...]
 """Lower-case names; order and duplicates as they came."""
@@ -23,6 +23,12 @@ PEER_KEY: Final = "secmiddleware.peer"
 
 IDENTITY_KEY: Final = "secmiddleware.identity"
 """The scope or environ key under which the app finds the `Identity`, or None; always overwritten."""
+
+TOKEN_CLAIMS_KEY: Final = "secmiddleware.token_claims"  # noqa: S105  (a name)
+"""The scope or environ key under which the app finds the `TokenClaims`, or None; always overwritten."""
+
+TokenClaims = Mapping[str, Any]
+"""What a verified token says, JSON as Python has it, with mappings and tuples that cannot be changed."""
 
 
 def header_values(headers: Headers, name: bytes) -> list[bytes]:
@@ -149,6 +155,8 @@ STATUS_OF: Final[dict[str, int]] = {
     "field_undecryptable": 400,
     "field_missing": 400,
     "certificate_missing": 401,
+    "token_missing": 401,
+    "token_invalid": 401,
     "certificate_expired": 403,
     "certificate_not_yet_valid": 403,
     "certificate_weak": 403,
@@ -174,6 +182,8 @@ _TITLE: Final[dict[str, str]] = {
     "field_undecryptable": "A field does not open",
     "field_missing": "A field is missing",
     "certificate_missing": "A client certificate is required",
+    "token_missing": "An access token is required",
+    "token_invalid": "The access token is not good here",
     "certificate_expired": "The client certificate has expired",
     "certificate_not_yet_valid": "The client certificate is not valid yet",
     "certificate_weak": "The client certificate is too weak",
@@ -192,6 +202,12 @@ _TITLE: Final[dict[str, str]] = {
 }
 
 _RETRY_AFTER_SECONDS: Final = b"5"
+
+# RFC 6750 §3: a challenge has one parameter at least, and no error where there was no token (§3.1).
+_CHALLENGE: Final[dict[str, bytes]] = {
+    "token_missing": b'Bearer realm="secmiddleware"',
+    "token_invalid": b'Bearer realm="secmiddleware", error="invalid_token"',
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +250,8 @@ class Refusal:
         )
         if self.status == 503:
             headers += ((b"retry-after", _RETRY_AFTER_SECONDS),)
+        if self.code in _CHALLENGE:
+            headers += ((b"www-authenticate", _CHALLENGE[self.code]),)
         return ResponseHead(self.status, headers), body
 
 

@@ -15,10 +15,12 @@ from secmiddleware.messages import (
     IDENTITY_KEY,
     PEER_KEY,
     PRESENTED_KEY,
+    TOKEN_CLAIMS_KEY,
     Identity,
     Peer,
     Presented,
     RequestHead,
+    TokenClaims,
 )
 
 Scope = MutableMapping[str, Any]
@@ -71,9 +73,10 @@ def route_of(scope: Scope) -> str | None:
     return route if any(f"/{value}/" in f"{prefix}/" for value in parameters.values()) else prefix + route
 
 
-def show(scope: Scope, identity: Identity | None) -> None:
-    """Let the app see who is calling, and nothing of a certificate that was not accepted."""
+def show(scope: Scope, identity: Identity | None, claims: TokenClaims | None) -> None:
+    """Let the app see who is calling and with what token, and nothing that was not accepted."""
     scope[IDENTITY_KEY] = identity
+    scope[TOKEN_CLAIMS_KEY] = claims
     presented = scope.get(PRESENTED_KEY)
     scope[PRESENTED_KEY] = None
     extensions = scope.get("extensions") or {}

@@ -26,8 +26,11 @@ from secmiddleware.encryption.manager import EncryptionManager, KeyPolicy, Trans
 from secmiddleware.encryption.tokens import Format
 from secmiddleware.encryption.uses import FIRST_BLOCK
 from secmiddleware.engine import Admission, Place, Places, Snapshot, admit
+from secmiddleware.errors import ConfigError, Finding
 from secmiddleware.fields.marks import Mark
 from secmiddleware.fields.rules import FieldRule, PlaceRule
+from secmiddleware.identity.bound_tokens import TokenJudge, TokenRules
+from secmiddleware.identity.jwks import load_jwks
 from secmiddleware.identity.patterns import NamePattern
 from secmiddleware.identity.peers import CertifiedProxies, TrustedPeers
 from secmiddleware.identity.policy import Policy, Rule
@@ -94,6 +97,7 @@ class SecurityManager:
                 if field.reveal_to
             },
             reads_paths=_reads_paths(settings),
+            tokens=tokens_of(settings),
         )
         self.observer: Observer = AuditObserver(self._telemetry())
         self._changing = threading.Lock()
@@ -316,14 +320,36 @@ def encryption_of(
     return EncryptionManager(open_store(keys.store), kek, keys.ring, policy, first_block=first_block)
 
 
+def tokens_of(settings: Settings) -> TokenJudge | None:
+    """The judge of `[tokens]`, with the keys that its file holds now; None where no token is asked for.
+
+    Raises ConfigError where the file cannot be used, or a route requires tokens and nothing says which.
+    """
+    tokens = settings.tokens
+    if tokens is None:
+        if any(route.require_bound_token for route in settings.routes):
+            raise ConfigError([Finding("tokens", "is missing, and a route requires a token")])
+        return None
+    rules = TokenRules(
+        tokens.issuer,
+        tokens.audience,
+        frozenset(tokens.algorithms),
+        tokens.leeway,
+        tokens.typ,
+        tokens.max_token,
+    )
+    return TokenJudge(rules, load_jwks(tokens.jwks))
+
+
 def _policy(settings: Settings) -> Policy:
     default = settings.mtls.client
     rules = tuple(
         Rule(
             PathPattern.parse(route.path),
-            "required" if route.allow else route.client or default,
+            "required" if route.allow or route.require_bound_token else route.client or default,
             tuple(NamePattern.parse(text) for text in route.allow),
             f"routes[{index}]",
+            route.require_bound_token,
         )
         for index, route in enumerate(settings.routes)
     )

@@ -16,7 +16,7 @@ from flask import Flask, g, got_request_exception, request, request_started
 from secmiddleware import wsgi
 from secmiddleware.environs import RAISED_KEY
 from secmiddleware.errors import SecMiddlewareError
-from secmiddleware.messages import IDENTITY_KEY
+from secmiddleware.messages import IDENTITY_KEY, TOKEN_CLAIMS_KEY
 from secmiddleware.telemetry.observer import Observer
 
 __all__ = ["SecMiddleware"]
@@ -26,6 +26,9 @@ _NAME: Final = "secmiddleware"
 
 class SecMiddleware:
     """The extension: every request has `g.client_identity`, the caller's `Identity`, or None.
+
+    And `g.token_claims`: what the caller's token says, where the route requires one that is bound to the
+    certificate, else None.
 
     `app.config["SECMIDDLEWARE"]` is the path of a secmiddleware.toml, a mapping with the same keys,
     `Settings`, or a `SecurityManager`. It is read once, by `init_app`.
@@ -63,6 +66,7 @@ class SecMiddleware:
 
 def _introduce(_app: Flask, **_: Any) -> None:
     g.client_identity = request.environ.get(IDENTITY_KEY)
+    g.token_claims = request.environ.get(TOKEN_CLAIMS_KEY)
 
 
 def _note(_app: Flask, *, exception: BaseException, **_: Any) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from secmiddleware import asgi
-from secmiddleware.messages import IDENTITY_KEY
+from secmiddleware.messages import IDENTITY_KEY, TOKEN_CLAIMS_KEY
 from secmiddleware.scopes import App, Receive, Scope, Send
 from secmiddleware.security import SecurityManager
 from secmiddleware.settings.models import Settings
@@ -22,14 +22,15 @@ from secmiddleware.telemetry.observer import Observer
 
 __all__ = ["SecMiddleware"]
 
-_STATE_NAME: Final = "client_identity"
+_STATE_NAMES: Final = {"client_identity": IDENTITY_KEY, "token_claims": TOKEN_CLAIMS_KEY}
 
 
 class SecMiddleware(asgi.SecMiddleware):
     """The middleware for Starlette and FastAPI: requests and websockets carry `state.client_identity`.
 
-    That is the caller's `Identity`, or None where the route asks for none. `config` and what becomes of one
-    that cannot be used: as `secmiddleware.asgi.SecMiddleware` says.
+    That is the caller's `Identity`, or None where the route asks for none. `state.token_claims` is what the
+    caller's token says, where the route requires one that is bound to the certificate, else None. `config`
+    and what becomes of one that cannot be used: as `secmiddleware.asgi.SecMiddleware` says.
     """
 
     def __init__(
@@ -51,5 +52,7 @@ class _Introduced:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
             # In place: middleware that stands before us may have made its `request.state` of this very dict.
-            scope.setdefault("state", {})[_STATE_NAME] = scope[IDENTITY_KEY]
+            state = scope.setdefault("state", {})
+            for name, key in _STATE_NAMES.items():
+                state[name] = scope[key]
         await self.app(scope, receive, send)

@@ -7,6 +7,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 # NIST SP 800-131A rev. 2 and the CA/Browser Forum's baseline requirements: 112 bits of security at least.
 _MIN_RSA_BITS: Final = 2048
@@ -26,6 +27,11 @@ def weakness_of_key(certificate: x509.Certificate) -> str | None:
         key = certificate.public_key()
     except (ValueError, UnsupportedAlgorithm):
         return "its key is of a kind that is not accepted"
+    return weakness_of_public_key(key)
+
+
+def weakness_of_public_key(key: PublicKeyTypes) -> str | None:
+    """What is too weak about a key, or None. A kind that is not known is weak."""
     match key:
         case rsa.RSAPublicKey():
             exponent = key.public_numbers().e

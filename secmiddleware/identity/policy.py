@@ -24,10 +24,14 @@ class Rule:
     client: Client
     allow: tuple[NamePattern, ...] = ()
     where: str = "mtls"
+    bound_token: bool = False
+    """Whether a token is required, too, that is bound to the caller's certificate."""
 
     def __post_init__(self) -> None:
         if self.allow and self.client != "required":
             raise ValueError("a rule that allows certain identities only requires one")
+        if self.bound_token and self.client != "required":
+            raise ValueError("a rule that requires a bound token requires what it is bound to")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -16,8 +17,9 @@ from secmiddleware.certificates.trust import CertificateError, load_anchors
 from secmiddleware.encryption.kek import load_kek
 from secmiddleware.errors import ConfigError
 from secmiddleware.files import too_open
+from secmiddleware.identity.jwks import load_jwks
 from secmiddleware.settings.mistakes import Mistake
-from secmiddleware.settings.models import KeysSettings, MtlsSettings, Settings
+from secmiddleware.settings.models import KeysSettings, MtlsSettings, Settings, TokensSettings
 from secmiddleware.settings.positions import KeyPath
 
 # The public CAs of the whole world take a quarter of this.
@@ -34,6 +36,8 @@ def review_disk(settings: Settings, environ: Mapping[str, str]) -> Iterator[Note
         for number, path in enumerate(proxy.trust):
             yield from _bundle(path, ("mtls", "trusted_proxies", index, "trust", number))
     yield from _own_pair(settings.mtls)
+    if settings.tokens is not None and find_spec("joserfc") is not None:
+        yield from _tokens(settings.tokens)
     if settings.keys is not None:
         yield from _keys(settings.keys, environ)
     if settings.rotation.broker_ca is not None:
@@ -128,6 +132,19 @@ def _public_half(path: Path) -> bytes | Mistake:
     return key.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
+
+
+def _tokens(tokens: TokensSettings) -> Iterator[Note]:
+    try:
+        keys = load_jwks(tokens.jwks)
+    except ConfigError as error:
+        for found in error.findings:
+            yield Mistake(("tokens", "jwks"), found.message, found.hint), ()
+        return
+    if keys.algorithms.isdisjoint(tokens.algorithms):
+        message = f"are none that a key of {tokens.jwks} is good for"
+        hint = f"its keys are good for {', '.join(sorted(keys.algorithms))}"
+        yield Mistake(("tokens", "algorithms"), message, hint), (("tokens", "jwks"),)
 
 
 def _keys(keys: KeysSettings, environ: Mapping[str, str]) -> Iterator[Note]:

@@ -50,6 +50,10 @@ Source = Literal[
     "server", "nginx", "haproxy", "apache", "caddy", "rfc9440", "envoy", "traefik",
     "aws-alb", "aws-alb-passthrough", "gcp-lb", "azure-app-service", "cloudflare",
 ]  # fmt: skip
+Algorithm = Literal[
+    "ES256", "ES384", "ES512", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512",
+    "EdDSA", "Ed25519", "Ed448",
+]  # fmt: skip
 Format = Literal["aead", "xaes", "deterministic", "fernet", "jwe"]
 Action = Literal["decrypt", "encrypt", "pass"]
 
@@ -250,6 +254,10 @@ def _header_name(value: object) -> str:
     return text
 
 
+def _texts(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
 def _path(value: object, info: ValidationInfo) -> Path:
     return resolve_path(value, _base(info))
 
@@ -299,6 +307,12 @@ PathSetting = Annotated[Path, BeforeValidator(_path, json_schema_input_type=str)
 Broker = Annotated[SecretStr, BeforeValidator(_broker, json_schema_input_type=_REFERENCE), IsReference()]
 Store = Annotated[str, BeforeValidator(_store, json_schema_input_type=_REFERENCE), IsReference()]
 Kek = Annotated[str, BeforeValidator(_kek, json_schema_input_type=_REFERENCE), IsReference()]
+Text = Annotated[str, BeforeValidator(_text)]
+Texts = Annotated[
+    tuple[Text, ...],
+    Field(min_length=1, max_length=100),
+    BeforeValidator(_texts, json_schema_input_type=str | Annotated[tuple[str, ...], Field(min_length=1)]),
+]
 ServiceName = Annotated[str, BeforeValidator(_service_name)]
 Mount = Annotated[str, BeforeValidator(_mount)]
 Identifier = Annotated[str, BeforeValidator(_identifier)]
@@ -422,6 +436,32 @@ class RouteSettings(Section):
         max_length=_MOST_ROUTES,
         description="Who may: spiffe://… dns: email: uri: ip: sha256: and others.",
     )
+    require_bound_token: bool = Field(
+        default=False,
+        description="Whether a caller needs an access token, too, bound to the certificate (RFC 8705).",
+    )
+
+
+class TokensSettings(Section):
+    """Which access tokens are good where a route requires one: JWTs of one issuer."""
+
+    jwks: PathSetting = Field(description="The issuer's public keys, a JWK Set (RFC 7517).")
+    issuer: Text = Field(description="What iss says in its tokens, letter by letter.")
+    audience: Texts = Field(description="This service's name in aud, or a list of its names.")
+    algorithms: tuple[Algorithm, ...] = Field(
+        default=("ES256", "PS256", "RS256", "EdDSA", "Ed25519"),
+        min_length=1,
+        description="How a token may be signed; a key is good for those of its own kind only.",
+    )
+    leeway: Duration = Field(
+        default=timedelta(seconds=30), description="How far the issuer's clock and ours may differ."
+    )
+    typ: Literal["any", "at+jwt"] = Field(
+        default="any", description="at+jwt: only what says that it is an access token (RFC 9068)."
+    )
+    max_token: Size = Field(
+        default=8 << 10, description='The largest token that is looked at: bytes, or a text like "8KiB".'
+    )
 
 
 class KeysSettings(Section):
@@ -523,6 +563,7 @@ class Settings(Section):
     service: ServiceSettings
     mtls: MtlsSettings = MtlsSettings()
     routes: tuple[RouteSettings, ...] = Field(default=(), max_length=_MOST_ROUTES)
+    tokens: TokensSettings | None = None
     keys: KeysSettings | None = None
     fields: Mapping[Identifier, FieldSettings] = Field(default_factory=dict)
     rotation: RotationSettings = RotationSettings()

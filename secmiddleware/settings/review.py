@@ -26,6 +26,9 @@ from secmiddleware.settings.references import TLS_SCHEMES
 # Each mark is compared with every other one that shares a route with it: a second's work or so.
 _MOST_MARKS: Final = 1000
 
+# RFC 7519 §4.1.4: usually no more than a few minutes.
+_LONGEST_LEEWAY: Final = timedelta(minutes=10)
+
 _FORMATS: Final = ("aead", "fernet")
 _WITHOUT_ASSOCIATED_DATA: Final = ("fernet",)
 
@@ -40,6 +43,7 @@ def review(settings: Settings, broken: Collection[KeyPath], environ: Mapping[str
         *_mtls(settings),
         *review_proxies(settings.mtls),
         *_routes(settings),
+        *_tokens(settings),
         *_keys(settings),
         *_broker(settings),
         *_fields(settings),
@@ -98,16 +102,17 @@ def _mtls(settings: Settings) -> Iterator[Note]:
 
 
 def _client_of(route: RouteSettings, default: Client) -> Client:
-    """What a route asks for: `allow` implies a certificate."""
-    return "required" if route.allow else route.client or default
+    """What a route asks for: `allow` and `require_bound_token` imply a certificate."""
+    return "required" if route.allow or route.require_bound_token else route.client or default
 
 
 def _clients(settings: Settings) -> Iterator[tuple[KeyPath, Client]]:
     """What is asked for anywhere, and by which key."""
     yield ("mtls", "client"), settings.mtls.client
     for index, route in enumerate(settings.routes):
-        if route.allow or route.client:
-            key = "allow" if route.allow else "client"
+        implied = "allow" if route.allow else "require_bound_token" if route.require_bound_token else None
+        if implied or route.client:
+            key = implied or "client"
             yield ("routes", index, key), _client_of(route, settings.mtls.client)
 
 
@@ -118,11 +123,38 @@ def _routes(settings: Settings) -> Iterator[Note]:
             message = f'says who may, which requires a certificate, but client is "{route.client}"'
             hint = "remove client from this route"
             yield Mistake(("routes", index, "allow"), message, hint), (("routes", index, "client"),)
+        if route.require_bound_token and route.client in ("off", "optional"):
+            message = f'requires a certificate that the token is bound to, but client is "{route.client}"'
+            hint = "remove client from this route"
+            here: KeyPath = ("routes", index, "require_bound_token")
+            yield Mistake(here, message, hint), (("routes", index, "client"),)
         earlier = next((number for number in range(index) if patterns[number].covers(pattern)), None)
         if earlier is not None:
             message = f"can never match: routes[{earlier}] matches all of it, and comes first"
             hint = "remove it, or move it up"
             yield Mistake(("routes", index, "path"), message, hint), (("routes", earlier, "path"),)
+
+
+def _tokens(settings: Settings) -> Iterator[Note]:
+    tokens, here = settings.tokens, ("tokens",)
+    requiring = next(
+        (index for index, route in enumerate(settings.routes) if route.require_bound_token), None
+    )
+    if tokens is None:
+        if requiring is not None:
+            message = f"is missing, and routes[{requiring}] requires a token"
+            yield Mistake(here, message, "jwks, issuer and audience are needed"), ()
+        return
+    if requiring is None:
+        message = "is of no use: no route requires a token"
+        yield Mistake(here, message, "say require_bound_token = true for a route"), (("routes",),)
+    if tokens.leeway > _LONGEST_LEEWAY:
+        longest = write_duration(_LONGEST_LEEWAY)
+        message = f"is longer than {longest}: a token would be good so long after its end"
+        yield Mistake(("tokens", "leeway"), message, "clocks that are set differ by seconds"), ()
+    if not _is_installed("joserfc"):
+        hint = "pip install 'secmiddleware[joserfc]'"
+        yield Mistake(here, "needs joserfc, which is not installed", hint), ()
 
 
 def least_delay(poll: timedelta, reach: str) -> timedelta:
