@@ -142,8 +142,9 @@ def _tokens(settings: Settings) -> Iterator[Note]:
     )
     if tokens is None:
         if requiring is not None:
-            message = f"is missing, and routes[{requiring}] requires a token"
-            yield Mistake(here, message, "jwks, issuer and audience are needed"), ()
+            at: KeyPath = ("routes", requiring, "require_bound_token")
+            message = "requires a token, and there is no [tokens] to say which are good"
+            yield Mistake(at, message, "jwks, issuer and audience are needed"), (here,)
         return
     if requiring is None:
         message = "is of no use: no route requires a token"

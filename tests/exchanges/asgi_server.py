@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 from exchanges.outcome import Outcome
 from exchanges.table import Exchange
 from exchanges.world import World, to_bytes, to_text
-from secmiddleware.messages import IDENTITY_KEY, PRESENTED_KEY
+from secmiddleware.messages import IDENTITY_KEY, PRESENTED_KEY, TOKEN_CLAIMS_KEY
 
 
 class Server:
@@ -86,5 +86,6 @@ def scope_of(world: World, row: Exchange, *, prefixed: bool = True) -> dict[str,
         "server": ("localhost", 8443),
         "extensions": {"http.response.pathsend": {}, "http.response.trailers": {}},
         IDENTITY_KEY: "what somebody outside of us says",
+        TOKEN_CLAIMS_KEY: {"sub": "somebody outside of us"},
         PRESENTED_KEY: world.people.presented(row.presented),
     }

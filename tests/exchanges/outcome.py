@@ -135,6 +135,7 @@ def check_seen(world: World, row: Exchange, seen: Sequence[dict[str, Any]]) -> N
     assert len(seen) == 1, f"{row.name}: the app saw {seen}"
     what = seen[0]
     assert what["presented"] is None, f"{row.name}: the app sees what was presented, judged or not"
+    assert what["sub"] == wanted.get("sub"), f"{row.name}: the app sees the claims of {what['sub']}"
     headers: list[tuple[str, str]] = what["headers"]
     for key, value in wanted.items():
         shown = f"{row.name}: {key} of {what}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from exchanges.table import App, Exchange
 from exchanges.world import World, to_bytes, to_text
-from secmiddleware.messages import IDENTITY_KEY, PRESENTED_KEY
+from secmiddleware.messages import IDENTITY_KEY, PRESENTED_KEY, TOKEN_CLAIMS_KEY
 
 
 class ToldToRaiseError(Exception):
@@ -39,6 +39,7 @@ class Puppet:
             return
         body, complete = await _read(receive)
         identity = scope[IDENTITY_KEY]
+        claims = scope[TOKEN_CLAIMS_KEY]
         self.seen.append(
             {
                 "method": scope["method"],
@@ -49,6 +50,7 @@ class Puppet:
                 "complete": complete,
                 "headers": [(to_text(name), to_text(value)) for name, value in scope["headers"]],
                 "identity": str(identity) if identity is not None else None,
+                "sub": claims["sub"] if claims is not None else None,
                 "peer": scope["client"][0],
                 "presented": scope[PRESENTED_KEY],
             }

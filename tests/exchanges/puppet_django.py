@@ -30,6 +30,7 @@ class DjangoPuppet(Puppet):
     def answer(self, request: HttpRequest, *, asynchronous: bool) -> Any:
         body, complete = _read(request)
         identity = request.client_identity
+        claims = request.token_claims
         headers = [
             (name.lower(), to_text(value.encode("latin-1"))) for name, value in request.headers.items()
         ]
@@ -44,6 +45,7 @@ class DjangoPuppet(Puppet):
                 "complete": complete,
                 "headers": headers,
                 "identity": str(identity) if identity is not None else None,
+                "sub": claims["sub"] if claims is not None else None,
                 "peer": request.META["REMOTE_ADDR"],
                 "presented": (request.scope if asynchronous else request.environ)[PRESENTED_KEY],
             }

@@ -18,6 +18,7 @@ class FlaskPuppet(Puppet):
     def view(self, rest: str = "") -> Response | None:
         body, complete = _read()
         identity = g.client_identity
+        claims = g.token_claims
         self.seen.append(
             {
                 "method": request.method,
@@ -30,6 +31,7 @@ class FlaskPuppet(Puppet):
                     (name.lower(), to_text(value.encode("latin-1"))) for name, value in request.headers
                 ],
                 "identity": str(identity) if identity is not None else None,
+                "sub": claims["sub"] if claims is not None else None,
                 "peer": request.remote_addr,
                 "presented": request.environ[PRESENTED_KEY],
             }

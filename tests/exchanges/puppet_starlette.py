@@ -30,6 +30,7 @@ class StarlettePuppet(Puppet):
         except ClientDisconnect:
             complete = False
         identity = request.state.client_identity
+        claims = request.state.token_claims
         assert request.client is not None
         self.seen.append(
             {
@@ -41,6 +42,7 @@ class StarlettePuppet(Puppet):
                 "complete": complete,
                 "headers": [(to_text(name), to_text(value)) for name, value in request.headers.raw],
                 "identity": str(identity) if identity is not None else None,
+                "sub": claims["sub"] if claims is not None else None,
                 "peer": request.client.host,
                 "presented": request.scope[PRESENTED_KEY],
             }

@@ -9,7 +9,7 @@ from typing import Any
 from exchanges.puppet import Puppet, ToldToRaiseError
 from exchanges.world import to_text
 from exchanges.wsgi_server import NO_CONTENT
-from secmiddleware.messages import IDENTITY_KEY, PRESENTED_KEY
+from secmiddleware.messages import IDENTITY_KEY, PRESENTED_KEY, TOKEN_CLAIMS_KEY
 
 
 class WsgiPuppet(Puppet):
@@ -18,6 +18,7 @@ class WsgiPuppet(Puppet):
     def wsgi(self, environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
         body, complete = _read(environ)
         identity = environ[IDENTITY_KEY]
+        claims = environ[TOKEN_CLAIMS_KEY]
         path = environ["SCRIPT_NAME"] + environ["PATH_INFO"]
         headers = [
             (key[5:].replace("_", "-").lower(), to_text(value.encode("latin-1")))
@@ -39,6 +40,7 @@ class WsgiPuppet(Puppet):
                 "complete": complete,
                 "headers": headers,
                 "identity": str(identity) if identity is not None else None,
+                "sub": claims["sub"] if claims is not None else None,
                 "peer": environ["REMOTE_ADDR"],
                 "presented": environ[PRESENTED_KEY],
             }

@@ -114,7 +114,7 @@ def test_an_app_that_is_called_or_not_called_is_noticed(world: World) -> None:
     with pytest.raises(AssertionError):
         check_seen(world, refused, [{"headers": [], "body": ""}])
     admitted = _a_row("a good certificate is let in, and the app sees whose it is")
-    for seen in ([], [{"headers": [], "presented": None}] * 2):
+    for seen in ([], [{"headers": [], "presented": None, "sub": None}] * 2):
         with pytest.raises(AssertionError):
             check_seen(world, admitted, seen)
 

@@ -7,6 +7,8 @@ In a row's text,
   whatever the field's own; `<<forge FIELD JSON>>` one with a bit turned; `<<strange FIELD JSON>>` one of a
   key that nobody here knows;
 - `<<token FIELD JSON>>`, in what is expected only, is any token that opens to that value there;
+- `<<jwt NAME>>` is an access token bound to that certificate, `<<jwt NAME KIND>>` one that is wrong so
+  (tokens.py);
 - `<<bytes HEX>>` is what is no text, `<<repeat N TEXT>>` much of a text, and `<<pem NAME>>` somebody's
   certificate as a proxy would put it into a header.
 
@@ -26,9 +28,11 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from identity.issuing import Issuer
 
 from exchanges.people import People
 from exchanges.table import Exchange, configs
+from exchanges.tokens import make
 from secmiddleware.encryption.keyring import Context, Keyring
 from secmiddleware.encryption.tokens import PREFIX
 from secmiddleware.engine import admit
@@ -36,7 +40,7 @@ from secmiddleware.files import make_private_folder, write_secret
 from secmiddleware.messages import Identity, Refusal, RequestHead
 from secmiddleware.security import SecurityManager
 
-_VALUE: Final = re.compile(r"<<(seal|aead|fernet|forge|strange|bytes|repeat|pem) (.*?)>>", re.DOTALL)
+_VALUE: Final = re.compile(r"<<(seal|aead|fernet|forge|strange|bytes|repeat|pem|jwt) (.*?)>>", re.DOTALL)
 _TOKEN: Final = re.compile(r"<<token (.*?)>>", re.DOTALL)
 _SEALED: Final = re.compile(r"([\w-]+)(?:@([\w-]+))? (.*)", re.DOTALL)
 
@@ -63,6 +67,8 @@ class World:
         self.people = People()
         self.people.ca.write(self.pki, "ca")
         self.people.server.write(self.pki, "server")
+        self.issuer = Issuer("es", "rsa")
+        self.issuer.write_jwks(self.pki / "jwks.json")
         self._managers: dict[str, SecurityManager] = {}
         self._values: dict[tuple[str, str, str], str] = {}
 
@@ -130,8 +136,12 @@ class World:
                 return quote(self.people.minted[told].pem.decode("ascii"))
         key = row.name, verb, told
         if key not in self._values:
-            self._values[key] = self._sealed(row, verb, told)
+            self._values[key] = self._bound(told) if verb == "jwt" else self._sealed(row, verb, told)
         return self._values[key]
+
+    def _bound(self, told: str) -> str:
+        name, _, kind = told.partition(" ")
+        return make(self.issuer, self.people.minted[name].der, kind)
 
     def _sealed(self, row: Exchange, verb: str, told: str) -> str:
         context, value = self._context(row, told, verb if verb in ("aead", "fernet") else None)

@@ -18,7 +18,7 @@ from wsgiref.validate import WSGIWarning, validator
 from exchanges.outcome import Outcome
 from exchanges.table import Exchange
 from exchanges.world import World, to_bytes, to_text
-from secmiddleware.messages import IDENTITY_KEY, PRESENTED_KEY
+from secmiddleware.messages import IDENTITY_KEY, PRESENTED_KEY, TOKEN_CLAIMS_KEY
 
 NO_CONTENT: Final = (204, 304)
 
@@ -81,6 +81,7 @@ def environ_of(world: World, row: Exchange, *, prefixed: bool = False) -> dict[s
         "wsgi.run_once": False,
         "wsgi.input_terminated": True,
         IDENTITY_KEY: "what somebody outside of us says",
+        TOKEN_CLAIMS_KEY: {"sub": "somebody outside of us"},
         PRESENTED_KEY: world.people.presented(row.presented),
     }
     if request.raw:
