@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import pytest
 from secmiddleware import SecurityManager, engine
 from secmiddleware.certificates.authority import Authority
 from secmiddleware.engine import Admission, Snapshot, admit
+from secmiddleware.identity.bound_tokens import TokenJudge, TokenRules
+from secmiddleware.identity.jwks import KeySet
+from secmiddleware.identity.policy import Policy, Rule
 from secmiddleware.messages import Presented, Refusal, RequestHead
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -123,6 +127,22 @@ def test_a_websocket_where_bodies_are_marked_is_refused(authority: Authority, sn
         "payload_encoding", "fields"
     )
     assert isinstance(admit(_head("/other", presented, protocol="websocket"), snapshot, NOW), Admission)
+
+
+def test_where_nobody_can_judge_a_token_that_a_rule_requires_nobody_is_let_in(
+    authority: Authority, snapshot: Snapshot
+) -> None:
+    required = Rule(None, "required", where="routes[0]", bound_token=True)
+    bound = replace(snapshot, policy=Policy((), required))
+    for protocol in ("http", "websocket"):
+        head = _head("/", _presented(authority), protocol=protocol)
+        assert admit(head, bound, NOW) == Refusal("internal_error", "tokens")
+        judged = admit(
+            head, replace(bound, tokens=TokenJudge(TokenRules("i", ("a",), frozenset()), KeySet(()))), NOW
+        )
+        assert judged == Refusal("token_missing", "routes[0].require_bound_token")
+        assert isinstance(judged, Refusal)
+        assert str(judged.identity) == "spiffe://example.org/shop"
 
 
 def test_flows_are_passive_where_nothing_is_marked_and_only_there(

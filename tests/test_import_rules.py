@@ -46,7 +46,7 @@ NEIGHBOURS = {
 
 # Each is imported in one module at most; OpenTelemetry's SDK, which is set up for servers only, apart from
 # its API.
-ONE_DOOR = ("opentelemetry.sdk", "kombu", "redis")
+ONE_DOOR = ("joserfc", "opentelemetry.sdk", "kombu", "redis")
 API_DOORS = {"secmiddleware.telemetry.opentelemetry", "secmiddleware.telemetry.exporting"}
 
 # Nobody pays for what is not configured.

@@ -60,5 +60,5 @@ def test_a_refused_row_leaves_one_line_in_the_audit_log_and_no_value_in_any(
     assert not any(secret in record.getMessage() for record in caplog.records for secret in SECRETS)
 
 
-# What the rows seal and what their apps try to let out.
-SECRETS = ("123-45-6789", "078-05-1120", "DE89370400440532013000")
+# What the rows seal and what their apps try to let out; and how every access token begins.
+SECRETS = ("123-45-6789", "078-05-1120", "DE89370400440532013000", "eyJ")

@@ -83,3 +83,10 @@ def test_no_later_rule_ever_decides_where_an_earlier_one_matches(patterns, segme
     found = Policy(rules, Rule(None, "off")).rule_for(path)
     matching = [one for one in rules if one.path.matches(path)]
     assert found == (matching[0] if matching else Rule(None, "off"))
+
+
+def test_a_rule_with_a_bound_token_requires_what_it_is_bound_to() -> None:
+    for client in ("optional", "off"):
+        with pytest.raises(ValueError, match="requires what it is bound to"):
+            Rule(None, client, bound_token=True)
+    assert Rule(None, "required", bound_token=True).bound_token
