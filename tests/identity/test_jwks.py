@@ -156,7 +156,8 @@ def test_an_object_is_read_as_it_was_written(value: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['{"a":1,"a":1}', '{"b":[{"a":1,"\\u0061":2}]}', '{"a":Infinity}', "1", "\ufeff{}"]
+    "text",
+    ['{"a":1,"a":1}', '{"b":[{"a":1,"\\u0061":2}]}', '{"a":Infinity}', '{"a":-1e999}', "1", "\ufeff{}"],
 )
 def test_what_two_readers_might_read_differently_is_no_object(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  (its text says nothing)
