@@ -143,6 +143,7 @@ def test_where_nobody_can_judge_a_token_that_a_rule_requires_nobody_is_let_in(
         assert judged == Refusal("token_missing", "routes[0].require_bound_token")
         assert isinstance(judged, Refusal)
         assert str(judged.identity) == "spiffe://example.org/shop"
+        assert judged.presented is head.presented
 
 
 def test_flows_are_passive_where_nothing_is_marked_and_only_there(
