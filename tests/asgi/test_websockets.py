@@ -72,7 +72,8 @@ def test_where_it_is_offered_the_denial_response_is_the_problem(pki: Pki) -> Non
 
 def test_a_path_that_can_be_read_in_two_ways_is_refused_to_websockets_too(pki: Pki) -> None:
     app = Called()
-    shell = protected(app, pki.settings(mtls={"client": "off"}))
+    rule = {"path": "/admin/**", "client": "off"}
+    shell = protected(app, pki.settings(mtls={"client": "off"}, routes=[rule]))
     done = call(shell, scope("/x/../live"), CONNECT)
     assert done.sent == [{"type": "websocket.close", "code": 1008, "reason": "path_ambiguous"}]
     call(shell, scope("/live"), CONNECT)
