@@ -14,7 +14,7 @@ from typing import Final
 
 from secmiddleware.certificates.judgement import Trust
 from secmiddleware.encryption.keyring import Keyring
-from secmiddleware.fields.flows import Exchange, Flow
+from secmiddleware.fields.flows import Bodiless, Exchange, Flow
 from secmiddleware.fields.rules import PlaceRule, Plan
 from secmiddleware.identity import certificate_headers
 from secmiddleware.identity.bound_tokens import TokenJudge
@@ -117,14 +117,18 @@ def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | R
     is there a token bound to the certificate where one is required.
     A certificate that is presented and is not good is refused also where none is required: what cannot be
     judged is not let in. Where the route says `off`, a certificate is not looked at and the app sees no
-    identity.
+    identity. A CORS preflight without a certificate is let in where the route says so, as nobody.
     """
     path = judge_path(head, snapshot.mount) if snapshot.reads_paths else "/"
     if isinstance(path, Refusal):
         return replace(path, presented=head.presented if snapshot.proxy is None else None)
-    rule = snapshot.policy.rule_for(path)
+    # A websocket's handshake is a GET (RFC 6455 §4.1), also where HTTP/2 brings it by CONNECT (RFC 8441 §5).
+    rule = snapshot.policy.rule_for(path, "GET" if head.protocol == "websocket" else head.method)
+    if isinstance(rule, Refusal):
+        return replace(rule, presented=head.presented if snapshot.proxy is None else None)
     identity: Identity | None = None
     claims: TokenClaims | None = None
+    as_preflight = False
     if rule.client != "off":
         presented = _presented(head, snapshot, now)
         if isinstance(presented, Refusal):
@@ -136,18 +140,23 @@ def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | R
             identity = who
         refusal = decide(rule, identity)
         if refusal is not None:
-            return replace(refusal, identity=identity, presented=presented)
-        bound = _claims(head, rule, identity, snapshot, now)
-        if isinstance(bound, Refusal):
-            return replace(bound, identity=identity, presented=presented)
-        claims = bound
+            as_preflight = presented is None and snapshot.policy.lets_preflight(path, head)
+            if not as_preflight:
+                return replace(refusal, identity=identity, presented=presented)
+        else:
+            bound = _claims(head, rule, identity, snapshot, now)
+            if isinstance(bound, Refusal):
+                return replace(bound, identity=identity, presented=presented)
+            claims = bound
     plan = snapshot.places.plan_for(path)
     if head.protocol == "websocket" and plan.marks_anything:
         # Messages of a websocket are not rewritten: on a marked route they would pass unread, both ways.
         return Refusal("payload_encoding", "fields", identity)
     exchange = Exchange(snapshot.keyring, now, identity, _revealed(snapshot, identity))
-    for_the_app = _for_the_app(head, snapshot)
-    return Admission(identity, for_the_app, plan.request_flow(exchange), exchange, plan, claims)
+    request = plan.request_flow(exchange)
+    if as_preflight:
+        request = Bodiless(request)
+    return Admission(identity, _for_the_app(head, snapshot), request, exchange, plan, claims)
 
 
 def _presented(head: RequestHead, snapshot: Snapshot, now: datetime) -> Presented | Refusal | None:

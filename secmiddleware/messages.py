@@ -113,6 +113,14 @@ class Identity:
     """SHA-256 of the DER of the trust anchor that the chain ended in, lower-case hex."""
     source: str
     der: bytes = field(repr=False, compare=False)
+    issuers: tuple[str, ...] = ()
+    """SHA-256 of the DER of each CA of the verified chain, from the one that issued the leaf to the anchor.
+
+    None where the leaf is itself the anchor.
+    """
+    issuer_spkis: tuple[str, ...] = ()
+    """SHA-256 of their SubjectPublicKeyInfo, in the same order. A CA that is certified by several others has
+    several certificates, among which a caller chooses, and one key."""
 
     @property
     def name(self) -> str:

@@ -124,6 +124,11 @@ class PathPattern:
         """Whether a routed path, decoded and with a leading slash, falls under the pattern."""
         return self._regex.fullmatch(path) is not None
 
+    @property
+    def regex(self) -> str:
+        """The pattern as a regular expression without groups, for `fullmatch` with DOTALL."""
+        return self._regex.pattern
+
     def covers(self, other: PathPattern) -> bool:
         """Whether every path that `other` matches is matched here too."""
         if self.tree:

@@ -33,7 +33,7 @@ from secmiddleware.identity.bound_tokens import TokenJudge, TokenRules
 from secmiddleware.identity.jwks import load_jwks
 from secmiddleware.identity.patterns import NamePattern
 from secmiddleware.identity.peers import CertifiedProxies, TrustedPeers
-from secmiddleware.identity.policy import Policy, Rule
+from secmiddleware.identity.policy import Policy, Rule, methods_meant
 from secmiddleware.identity.presets import PRESETS
 from secmiddleware.identity.proxies import Proxy
 from secmiddleware.messages import Refusal, RequestHead
@@ -346,9 +346,12 @@ def _policy(settings: Settings) -> Policy:
     rules = tuple(
         Rule(
             PathPattern.parse(route.path),
-            "required" if route.allow or route.require_bound_token else route.client or default,
+            route.asks(default),
             tuple(NamePattern.parse(text) for text in route.allow),
             f"routes[{index}]",
+            tuple(NamePattern.parse(text) for text in route.deny),
+            methods_meant(route.methods),
+            route.preflight,
             route.require_bound_token,
         )
         for index, route in enumerate(settings.routes)

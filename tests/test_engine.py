@@ -16,7 +16,7 @@ from secmiddleware.engine import Admission, Snapshot, admit
 from secmiddleware.identity.bound_tokens import TokenJudge, TokenRules
 from secmiddleware.identity.jwks import KeySet
 from secmiddleware.identity.policy import Policy, Rule
-from secmiddleware.messages import Presented, Refusal, RequestHead
+from secmiddleware.messages import Body, Head, Presented, Refusal, RequestHead
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -40,6 +40,8 @@ def snapshot(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> 
         "routes": [
             {"path": "/open/**", "client": "off"},
             {"path": "/ops/**", "allow": ["spiffe://example.org/ops/*"]},
+            {"path": "/live", "methods": ["GET"], "client": "off"},
+            {"path": "/live", "allow": ["spiffe://example.org/ops/*"], "preflight": True},
         ],
         "keys": {"ring": "shop", "store": "memory:", "kek": f"file:{folder / 'kek'}"},
         "fields": {"a": {"places": [place]}},
@@ -144,6 +146,51 @@ def test_where_nobody_can_judge_a_token_that_a_rule_requires_nobody_is_let_in(
         assert isinstance(judged, Refusal)
         assert str(judged.identity) == "spiffe://example.org/shop"
         assert judged.presented is head.presented
+
+
+def test_a_websocket_is_a_get_whatever_its_scope_says(snapshot: Snapshot) -> None:
+    # CONNECT: how HTTP/2 brings it (RFC 8441 §5).
+    for method in ("GET", "CONNECT", "POST", "get"):
+        assert isinstance(
+            admit(_head("/live", method=method, protocol="websocket"), snapshot, NOW), Admission
+        )
+    post = _head("/live", method="POST")
+    assert admit(post, snapshot, NOW) == Refusal("certificate_missing", "routes[3].client")
+
+
+PREFLIGHT = ((b"origin", b"https://shop.example"), (b"access-control-request-method", b"POST"))
+
+
+def test_a_preflight_comes_in_as_nobody_and_brings_no_body(snapshot: Snapshot) -> None:
+    verdict = admit(_head("/live", method="OPTIONS", headers=PREFLIGHT), snapshot, NOW)
+    assert isinstance(verdict, Admission)
+    assert verdict.identity is None
+    assert not verdict.request.passive
+    assert list(verdict.request.start(verdict.head)) == [Head(verdict.head)]
+    assert list(verdict.request.feed(b"")) == []
+    assert list(verdict.request.feed(b"x")) == [Refusal("payload_malformed")]
+    assert list(verdict.request.finish(complete=True)) == [Body(b"")]
+    assert verdict.request.held == 0
+    assert not verdict.request.report.kids
+
+
+def test_a_preflight_about_what_another_rule_is_for_is_no_exception(snapshot: Snapshot) -> None:
+    about_get = (PREFLIGHT[0], (b"access-control-request-method", b"GET"))
+    assert admit(_head("/live", method="OPTIONS", headers=about_get), snapshot, NOW) == Refusal(
+        "certificate_missing", "routes[3].client"
+    )
+
+
+def test_whoever_presents_a_certificate_is_judged_by_it_at_a_preflight_too(
+    authority: Authority, snapshot: Snapshot
+) -> None:
+    for presented, refusal in [
+        (_presented(authority), Refusal("identity_not_allowed", "routes[3].allow")),
+        (Presented(b"\0"), Refusal("certificate_malformed")),
+        (_presented(authority, source="nginx"), Refusal("proxy_untrusted", "mtls.source")),
+    ]:
+        head = _head("/live", presented, method="OPTIONS", headers=PREFLIGHT)
+        assert admit(head, snapshot, NOW) == refusal
 
 
 def test_flows_are_passive_where_nothing_is_marked_and_only_there(

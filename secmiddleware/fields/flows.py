@@ -38,7 +38,17 @@ from secmiddleware.messages import (
     header_values,
 )
 
-__all__ = ["PASSIVE", "UNCONDITIONAL", "Exchange", "Flow", "Marked", "Report", "RequestFlow", "ResponseFlow"]
+__all__ = [
+    "PASSIVE",
+    "UNCONDITIONAL",
+    "Bodiless",
+    "Exchange",
+    "Flow",
+    "Marked",
+    "Report",
+    "RequestFlow",
+    "ResponseFlow",
+]
 
 _LIMIT_KEY: Final = "service.max_body"
 _BODILESS: Final = frozenset({204, 205, 304})
@@ -122,6 +132,40 @@ PASSIVE: Final[Flow] = _Passive()
 
 UNCONDITIONAL: Final[Flow] = _Unconditional()
 """The flow of every request of which only the response is marked: its head changes, its body streams."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bodiless:
+    """The flow of a request that was let in because it has no body: the first byte of one ends it.
+
+    HTTP/2 announces no body: that there is one is known when it comes.
+    """
+
+    flow: Flow
+
+    passive = False
+
+    @property
+    def held(self) -> int:
+        """Bytes held back: what the flow inside holds."""
+        return self.flow.held
+
+    @property
+    def report(self) -> Report:
+        """What was done so far."""
+        return self.flow.report
+
+    def start(self, head: RequestHead | ResponseHead) -> Iterable[Event]:
+        """Takes the head."""
+        return self.flow.start(head)
+
+    def feed(self, chunk: bytes) -> Iterable[Event]:
+        """Takes a piece of what must be nothing."""
+        return (Refusal("payload_malformed"),) if chunk else ()
+
+    def finish(self, complete: bool) -> Iterable[Event]:
+        """Takes the end of the message."""
+        return self.flow.finish(complete)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Final
 
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from secmiddleware.certificates.judgement import Judged, Rejected, Trust
@@ -39,8 +41,7 @@ def _speak(judged: Judged, source: str) -> Identity | Refusal:
     if anchor.may_assert and not _may_assert(anchor.may_assert, names):
         return Refusal("certificate_untrusted", "mtls.trust.may_assert")
     leaf = judged.leaf
-    der = leaf.public_bytes(Encoding.DER)
-    spki = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    above = judged.chain[1:]
     return Identity(
         subject=leaf.subject.rfc4514_string(),
         issuer=leaf.issuer.rfc4514_string(),
@@ -50,14 +51,21 @@ def _speak(judged: Judged, source: str) -> Identity | Refusal:
         emails=names.emails,
         ips=names.ips,
         spiffe_id=names.spiffe_id,
-        sha256=hashlib.sha256(der).hexdigest(),
-        spki_sha256=hashlib.sha256(spki).hexdigest(),
+        sha256=leaf.fingerprint(SHA256()).hex(),
+        spki_sha256=_spki_sha256(leaf),
         not_before=leaf.not_valid_before_utc,
         not_after=leaf.not_valid_after_utc,
         anchor=anchor.sha256,
         source=source,
-        der=der,
+        der=leaf.public_bytes(Encoding.DER),
+        issuers=tuple(ca.fingerprint(SHA256()).hex() for ca in above),
+        issuer_spkis=tuple(map(_spki_sha256, above)),
     )
+
+
+def _spki_sha256(certificate: x509.Certificate) -> str:
+    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).hexdigest()
 
 
 def _may_assert(texts: tuple[str, ...], names: Names) -> bool:

@@ -28,6 +28,7 @@ from pydantic import (
 
 from secmiddleware.fields.marks import Mark
 from secmiddleware.identity.patterns import NamePattern
+from secmiddleware.identity.policy import is_plain_method
 from secmiddleware.paths import PathPattern
 from secmiddleware.settings.quantities import (
     DURATION_PATTERN,
@@ -62,6 +63,8 @@ Action = Literal["decrypt", "encrypt", "pass"]
 _MOST_ROUTES: Final = 1000
 _MOST_PLACES: Final = 200
 _MOST_MARKS: Final = 500
+# The registry of methods has some forty.
+_MOST_METHODS: Final = 100
 # A URL's usual limit; the parsers of marks and patterns never see more.
 _LONGEST_TEXT: Final = 2000
 # A uid has 32 bits, and the last one stands for "nobody said" (POSIX chown).
@@ -164,6 +167,15 @@ def _asserted_name(value: object) -> str:
     text = _name_pattern(value)
     if not NamePattern.parse(text).is_of_names:
         raise SettingError("a CA asserts names: spiffe:// dns: email: uri: or ip:")
+    return text
+
+
+def _method(value: object) -> str:
+    text = _text(value)
+    if text == "*":
+        raise SettingError('must be a method, and "*" is none: leave methods out for all of them')
+    if not is_plain_method(text):
+        raise SettingError('must be a method in capitals, as in "GET": methods are case-sensitive')
     return text
 
 
@@ -318,6 +330,7 @@ Mount = Annotated[str, BeforeValidator(_mount)]
 Identifier = Annotated[str, BeforeValidator(_identifier)]
 PathText = Annotated[str, BeforeValidator(_path_pattern)]
 NameText = Annotated[str, BeforeValidator(_name_pattern)]
+MethodText = Annotated[str, BeforeValidator(_method)]
 AssertedName = Annotated[str, BeforeValidator(_asserted_name)]
 MarkText = Annotated[str, BeforeValidator(_mark)]
 Callback = Annotated[str, BeforeValidator(_callback)]
@@ -428,6 +441,11 @@ class RouteSettings(Section):
     """A rule for some paths; the first one that matches decides."""
 
     path: PathText = Field(description="* is one segment; /** is the whole tree below and the folder itself.")
+    methods: tuple[MethodText, ...] = Field(
+        default=(),
+        max_length=_MOST_METHODS,
+        description="The methods that it is for, in capitals; GET is HEAD too. Not given: every method.",
+    )
     client: Client | None = Field(
         default=None, description="Whether a caller needs a certificate; else as in [mtls]."
     )
@@ -436,10 +454,22 @@ class RouteSettings(Section):
         max_length=_MOST_ROUTES,
         description="Who may: spiffe://… dns: email: uri: ip: sha256: and others.",
     )
+    deny: tuple[NameText, ...] = Field(
+        default=(),
+        max_length=_MOST_ROUTES,
+        description="Who may not, whatever allow says; without allow, everybody else who is trusted may.",
+    )
+    preflight: bool = Field(
+        default=False, description="Lets CORS preflights in without a certificate, and nothing else."
+    )
     require_bound_token: bool = Field(
         default=False,
         description="Whether a caller needs an access token, too, bound to the certificate (RFC 8705).",
     )
+
+    def asks(self, default: Client) -> Client:
+        """Whether a caller needs a certificate here: a list or a bound token implies one; `default` is that of [mtls]."""
+        return "required" if self.allow or self.deny or self.require_bound_token else self.client or default
 
 
 class TokensSettings(Section):

@@ -359,3 +359,16 @@ def test_a_client_that_can_be_read_once_is_there_for_the_app(manager: SecurityMa
 
     call(protected(app, manager), http_scope("/", client=iter(["192.0.2.7", 50000])), *body_messages(b""))
     assert seen == [("192.0.2.7", 50000)]
+
+
+def test_a_preflight_whose_body_nobody_announced_breaks_off_at_its_first_byte(
+    pki: Pki, register: Register
+) -> None:
+    """Over HTTP/2 no header tells that a body comes; who came in for having none brings none."""
+    shell = protected(register, pki.settings(routes=[{"path": "/asked", "preflight": True}]))
+    headers = [(b"origin", b"https://a.example"), (b"access-control-request-method", b"GET")]
+    asked = http_scope("/asked", method="OPTIONS", headers=headers, http_version="2")
+    call(shell, asked, *body_messages(b"", b"x", b"y"))
+    assert (register.bodies, register.broken_off) == ([], ["/asked"])
+    call(shell, asked, *body_messages(b""))
+    assert register.bodies == [("/asked", b"")]

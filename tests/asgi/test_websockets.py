@@ -89,3 +89,30 @@ def test_on_a_marked_route_no_websocket_carries_values_past_their_marks(
     done = call(protected(app, settings), scope("/marked"), CONNECT)
     assert done.sent == [{"type": "websocket.close", "code": 1008, "reason": "payload_encoding"}]
     assert app.scopes == []
+
+
+LIVE = [
+    {"path": "/live", "methods": ["GET"], "client": "off"},
+    {"path": "/posted", "methods": ["POST"], "client": "off"},
+    {"path": "/asked", "preflight": True},
+]
+
+
+@pytest.mark.parametrize("more", [{}, {"method": "CONNECT", "http_version": "2"}, {"method": "POST"}])
+def test_a_rule_for_get_is_the_one_for_websockets(pki: Pki, more: dict[str, Any]) -> None:
+    app = Called()
+    shell = protected(app, pki.settings(routes=LIVE))
+    assert call(shell, scope("/live", **more), CONNECT).sent == []
+    refused = call(shell, scope("/posted", **more), CONNECT)
+    assert refused.sent == [{"type": "websocket.close", "code": 1008, "reason": "certificate_missing"}]
+    assert app.scopes == ["/live"]
+
+
+def test_a_websocket_with_the_headers_of_a_preflight_is_none(pki: Pki) -> None:
+    app = Called()
+    headers = [(b"origin", b"https://a.example"), (b"access-control-request-method", b"GET")]
+    shell = protected(app, pki.settings(routes=LIVE))
+    for more in ({}, {"method": "OPTIONS"}):
+        refused = call(shell, {**scope("/asked"), "headers": headers, **more}, CONNECT)
+        assert refused.sent == [{"type": "websocket.close", "code": 1008, "reason": "certificate_missing"}]
+    assert app.scopes == []

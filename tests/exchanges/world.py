@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from identity.issuing import Issuer
 
@@ -55,6 +57,11 @@ def to_text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
+def _spki_sha256(certificate: x509.Certificate) -> str:
+    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).hexdigest()
+
+
 class World:
     """Made once for a run; everything in it is lazily made and then stays."""
 
@@ -74,15 +81,19 @@ class World:
 
     def settings(self, name: str) -> dict[str, Any]:
         """The named settings, filled in, with the server's own certificate."""
-        bob = self.people.minted["bob"].certificate
-        spki = bob.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        bob, below = (self.people.minted[name].certificate for name in ("bob", "below"))
+        sub_ca = x509.load_der_x509_certificate(self.people.minted["below"].presented.chain[0])
         values = {
             "{pki}": str(self.pki),
             "{state}": str(self.state),
-            "{bob_spki}": hashlib.sha256(spki).hexdigest(),
+            "{bob_spki}": _spki_sha256(bob),
             "{bob_serial}": hex(bob.serial_number),
             "{bob_sha256}": hashlib.sha256(self.people.minted["bob"].der).hexdigest(),
+            "{below_serial}": str(below.serial_number),
             "{ca_sha256}": hashlib.sha256(self.people.ca.der).hexdigest(),
+            "{ca_spki}": _spki_sha256(self.people.ca.certificate),
+            "{sub_ca_sha256}": sub_ca.fingerprint(SHA256()).hex(),
+            "{sub_ca_spki}": _spki_sha256(sub_ca),
         }
 
         def fill(value: Any) -> Any:

@@ -1,11 +1,11 @@
-"""Identities for tests: every field has a value, and any of them can be another one."""
+"""Identities and heads for tests: every field has a value, and any of them can be another one."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from secmiddleware.messages import Identity
+from secmiddleware.messages import Headers, Identity, RequestHead
 
 NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 
@@ -29,3 +29,11 @@ def caller(**fields: Any) -> Identity:
         "der": b"",
     }
     return Identity(**everything | fields)
+
+
+def head(protocol: str = "http", method: str = "GET", also: Headers = (), **headers: str) -> RequestHead:
+    """A head with these headers, named with underscores, and `also` as they are."""
+    named = tuple(
+        (name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in headers.items()
+    )
+    return RequestHead(protocol, method, "https", "/", headers=(*named, *also))  # type: ignore[arg-type]

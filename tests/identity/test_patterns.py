@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import pytest
@@ -97,6 +98,10 @@ def test_a_pattern_matches_names_of_its_kind_by_the_rules_of_that_kind(text, kin
         (f"sha256:{FINGERPRINT}", {"sha256": AA}),
         (f"spki-sha256:{BB}", {"spki_sha256": BB}),
         (f"issuer-sha256:{CC.upper()}", {"anchor": CC}),
+        (f"issuer-sha256:{AA}", {"issuers": (BB, AA, CC)}),
+        (f"issuer-spki-sha256:{AA}", {"issuer_spkis": (BB, AA)}),
+        (f"serial:0x10@issuer-sha256:{FINGERPRINT}", {"serial": 16, "issuers": (AA, BB)}),
+        (f"serial:16@issuer-spki-sha256:{AA}", {"serial": 16, "issuer_spkis": (AA, BB)}),
         ("serial:4096", {"serial": 4096}),
         ("serial:0x1000", {"serial": 4096}),
         ("serial:0X001000", {"serial": 4096}),
@@ -217,6 +222,14 @@ def test_a_spiffe_id_is_no_uri_for_a_pattern_and_a_name_of_one_kind_no_name_of_a
         ("sha256:" + "a" * 64 + "\n", "64 hex digits"),
         ("spki-sha256:*", "64 hex digits"),
         ("sha1:" + "a" * 40, "a name pattern starts with"),
+        (f"serial:1@{AA}", "behind the @"),
+        (f"serial:1@sha256:{AA}", "behind the @"),
+        ("serial:1@CN=ca", "behind the @"),
+        ("serial:1@", "behind the @"),
+        ("serial:1@issuer-sha256:", "64 hex digits"),
+        (f"serial:@issuer-sha256:{AA}", "decimal, or hex"),
+        ("issuer-spki-sha256:ab", "64 hex digits"),
+        ("issuer:CN=ca", "a name pattern starts with"),
         ("serial:", "decimal, or hex"),
         ("serial:abc", "decimal, or hex"),
         ("serial:0x", "decimal, or hex"),
@@ -265,3 +278,133 @@ def test_spiffe_patterns_compare_segment_by_segment(segments, tree, path):
     fits = fits and all(wanted in ("*", have) and have for wanted, have in zip(segments, path, strict=False))
     fits = fits and not (tree and path[len(segments) :] == [""])
     assert pattern.matches_name("spiffe", "/".join(["spiffe://td.org", *path])) == fits
+
+
+# CAs of the chain
+
+
+def test_a_serial_number_with_its_ca_is_not_that_of_another_ca_nor_of_the_ca_above():
+    bearer = caller(serial=16, issuers=(AA, BB), issuer_spkis=(BB, CC), anchor=BB)
+    for text, good in [
+        ("serial:16", True),
+        (f"serial:16@issuer-sha256:{AA}", True), (f"serial:16@issuer-spki-sha256:{BB}", True),
+        (f"serial:17@issuer-sha256:{AA}", False),
+        (f"serial:16@issuer-sha256:{BB}", False), (f"serial:16@issuer-spki-sha256:{CC}", False),
+        (f"serial:16@issuer-spki-sha256:{AA}", False), (f"serial:16@issuer-sha256:{CC}", False),
+    ]:  # fmt: skip
+        assert NamePattern.parse(text).matches(bearer) is good, text
+    pinned = caller(serial=16, anchor=AA)
+    assert not NamePattern.parse(f"serial:16@issuer-sha256:{AA}").matches(pinned)
+
+
+def test_only_a_serial_number_alone_is_one_that_any_ca_may_give():
+    assert NamePattern.parse("serial:16").is_bare_serial
+    for text in (f"serial:16@issuer-sha256:{AA}", f"sha256:{AA}", "dns:a.org", f"issuer-sha256:{AA}"):
+        assert not NamePattern.parse(text).is_bare_serial
+
+
+# Kept out in any spelling
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("dns:a.example.org", {"dns": ("A.Example.ORG",)}),
+        ("dns:a.example.org", {"dns": ("a.example.org.",)}),
+        ("dns:a.example.org", {"dns": ("*.example.org",)}),
+        ("dns:a.example.org", {"dns": ("*.Example.org.",)}),
+        ("dns:*.example.org", {"dns": ("*.example.org",)}),
+        ("dns:*.example.org", {"dns": ("b.example.org.",)}),
+        ("email:ops@example.org", {"emails": ("OPS@Example.org",)}),
+        ("email:ops@example.org", {"emails": ("ops@example.org.",)}),
+        ("email:*@example.org", {"emails": ("a@EXAMPLE.org.",)}),
+        ("uri:https://example.org/x", {"uris": ("HTTPS://Example.org/x",)}),
+        ("ip:10.0.0.0/8", {"ips": ("::ffff:10.1.2.3",)}),
+        ("ip:10.0.0.1", {"ips": ("10.0.0.1",)}),
+    ],
+)
+def test_who_is_meant_is_meant_in_any_spelling(text, fields):
+    assert NamePattern.parse(text).may_mean(caller(**fields))
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("dns:a.example.org", {"dns": ("*.a.example.org", "b.example.org", "*.org", "*", "a.example.org..")}),
+        ("dns:*.example.org", {"dns": ("*.a.example.org", "example.org", "*.org", "a.b.example.org")}),
+        ("dns:localhost", {"dns": ("*", "*.", "*.localhost")}),
+        ("email:ops@example.org", {"emails": ("dev@example.org", "ops@sub.example.org", "ops@@example.org")}),
+        ("uri:https://example.org/x", {"uris": ("https://example.org/y",)}),
+        ("ip:10.0.0.0/8", {"ips": ("::ffff:11.0.0.1", "::10.0.0.1", "11.0.0.1")}),
+        ("spiffe://td.org/ops/a", {"spiffe_id": "spiffe://td.org/ops/A"}),
+        (f"sha256:{BB}", {"spki_sha256": BB}),
+    ],
+)
+def test_who_is_not_meant_is_not_meant_in_any_spelling(text, fields):
+    assert not NamePattern.parse(text).may_mean(caller(**fields))
+
+
+# How patterns lie to each other
+
+SPIFFE = st.builds(
+    lambda domain, parts, tree: "/".join(
+        [f"spiffe://{domain}", *parts, *(["**"] if tree or not parts else [])]
+    ),
+    st.sampled_from(["td.org", "other.org"]),
+    st.lists(st.sampled_from(["a", "b", "*"]), max_size=3),
+    st.booleans(),
+)
+ANY = SPIFFE | st.sampled_from([
+    "dns:a.x.org", "dns:b.x.org", "dns:*.x.org", "dns:*.a.x.org", "dns:c.a.x.org", "dns:A.X.org",
+    "email:a@x.org", "email:*@x.org", "email:A@x.org", "email:*@y.org", "email:b@X.ORG",
+    "uri:urn:a", "uri:urn:b", "ip:10.0.0.0/8", "ip:10.1.0.0/16", "ip:10.1.2.3", "ip:11.0.0.0/8",
+    "ip:::/0", "ip:::1",
+    "serial:1", "serial:0x1", "serial:2", f"serial:1@issuer-sha256:{AA}", f"serial:1@issuer-spki-sha256:{AA}",
+    f"sha256:{AA}", f"sha256:{FINGERPRINT}", f"sha256:{BB}",
+    f"issuer-sha256:{AA}", f"issuer-spki-sha256:{AA}",
+])  # fmt: skip
+EVERYBODY = [
+    *(
+        caller(spiffe_id=f"spiffe://{domain}/{'/'.join(parts)}")
+        for domain in ("td.org", "other.org")
+        for depth in range(1, 5)
+        for parts in itertools.product("abz", repeat=depth)
+    ),
+    *(caller(dns=(one,)) for one in ("a.x.org", "b.x.org", "z.x.org", "c.a.x.org", "z.a.x.org")),
+    *(caller(emails=(one,)) for one in ("a@x.org", "A@x.org", "b@x.org", "z@x.org", "z@y.org")),
+    *(caller(uris=(one,)) for one in ("urn:a", "urn:b")),
+    *(caller(ips=(one,)) for one in ("10.1.2.3", "10.1.0.1", "10.9.9.9", "11.0.0.1", "::1", "::2")),
+    *(caller(serial=n, issuers=i, issuer_spkis=i, sha256=i[0] if i else CC, anchor=a)
+      for n in (1, 2, 9) for i in ((), (AA,), (BB,)) for a in (AA, CC)),
+]  # fmt: skip
+
+
+@given(ANY, ANY)
+@settings(max_examples=600, deadline=None)
+def test_a_pattern_covers_and_meets_another_as_the_names_say_that_fall_under_both(first, second):
+    one, other = NamePattern.parse(first), NamePattern.parse(second)
+    mine, theirs = (
+        {number for number, who in enumerate(EVERYBODY) if pattern.matches(who)} for pattern in (one, other)
+    )
+    if one.covers(other):
+        assert theirs <= mine
+    if one.kind == other.kind and one.is_of_names:
+        assert one.meets(other) == other.meets(one) == bool(mine & theirs)
+    assert not one.covers(other) or one.meets(other)
+
+
+@given(SPIFFE, SPIFFE)
+@settings(max_examples=300, deadline=None)
+def test_a_spiffe_pattern_covers_another_wherever_every_id_says_so(first, second):
+    one, other = NamePattern.parse(first), NamePattern.parse(second)
+    everything = all(one.matches(who) for who in EVERYBODY if other.matches(who))
+    # A tree has its folder in it, a bare trust domain too, though no workload has that for an id.
+    if other.text.count("/") > 3:
+        assert one.covers(other) == everything
+
+
+@given(ANY, st.sampled_from(EVERYBODY))
+@settings(max_examples=300, deadline=None)
+def test_who_matches_is_meant(text, who):
+    pattern = NamePattern.parse(text)
+    assert pattern.may_mean(who) or not pattern.matches(who)

@@ -181,6 +181,42 @@ def test_an_intermediate_does_not_widen_what_its_root_may_assert():
     assert identify(presented(bad, middle), trust, NOW) == UNTRUSTED
 
 
+def test_an_identity_names_the_cas_of_its_path_from_its_issuer_to_its_anchor():
+    middle = strict_ca("middle", CA)
+    leaf = leaf_of(dns("a.example.org"), ca=middle)
+    # What is sent along and vouches for nobody is no part of the path.
+    found = identify(presented(leaf, OTHER_CA, middle), Trust((TrustAnchor(CA.certificate),)), NOW)
+    assert isinstance(found, Identity)
+    above = (middle.certificate, CA.certificate)
+    assert found.issuers == tuple(hashlib.sha256(one.public_bytes(Encoding.DER)).hexdigest() for one in above)
+    assert found.issuer_spkis == tuple(
+        hashlib.sha256(
+            one.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        ).hexdigest()
+        for one in above
+    )
+    assert found.anchor == found.issuers[-1]
+
+
+def test_a_pinned_leaf_has_no_ca_above_it():
+    leaf = leaf_of(dns("a.example.org"), ca=OTHER_CA)
+    found = spoken(leaf, anchor=leaf)
+    assert isinstance(found, Identity)
+    assert (found.issuers, found.issuer_spkis, found.anchor) == ((), (), found.sha256)
+
+
+def test_a_ca_that_others_certify_too_has_another_certificate_and_the_same_key():
+    """Which path is taken the caller chooses by what it sends; the key that signed its leaf it does not."""
+    crossed = strict_ca("middle", OTHER_CA)
+    middle = strict_ca("middle", CA, key=crossed.key)
+    leaf = leaf_of(dns("a.example.org"), ca=middle)
+    trust = Trust((TrustAnchor(CA.certificate), TrustAnchor(OTHER_CA.certificate)))
+    ways = [identify(presented(leaf, one), trust, NOW) for one in (middle, crossed)]
+    assert all(isinstance(way, Identity) for way in ways)
+    assert ways[0].issuers != ways[1].issuers
+    assert ways[0].issuer_spkis[0] == ways[1].issuer_spkis[0]
+
+
 def test_the_same_leaf_under_other_settings_is_another_matter():
     """What is kept of a leaf belongs to the trust that it was judged by."""
     leaf = leaf_of(dns("a.example.org"))
