@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -21,12 +22,10 @@ from secmiddleware.identity.jwks import load_jwks
 from secmiddleware.settings.mistakes import Mistake
 from secmiddleware.settings.models import KeysSettings, MtlsSettings, Settings, TokensSettings
 from secmiddleware.settings.positions import KeyPath
+from secmiddleware.settings.review_routes import Note, callers_named
 
 # The public CAs of the whole world take a quarter of this.
 _LARGEST_PEM: Final = 1 << 20
-
-Note = tuple[Mistake, tuple[KeyPath, ...]]
-"""A mistake, and what else was looked at to find it."""
 
 
 def review_disk(settings: Settings, environ: Mapping[str, str]) -> Iterator[Note]:
@@ -35,6 +34,7 @@ def review_disk(settings: Settings, environ: Mapping[str, str]) -> Iterator[Note
     for index, proxy in enumerate(settings.mtls.trusted_proxies):
         for number, path in enumerate(proxy.trust):
             yield from _bundle(path, ("mtls", "trusted_proxies", index, "trust", number))
+    yield from _serials(settings)
     yield from _own_pair(settings.mtls)
     if settings.tokens is not None and find_spec("joserfc") is not None:
         yield from _tokens(settings.tokens)
@@ -71,6 +71,26 @@ def _trust(mtls: MtlsSettings) -> Iterator[Note]:
                 message = f"holds a CA that mtls.trust[{earlier}] holds too, with another may_assert"
                 yield Mistake(key, message), (key, ("mtls", "trust", earlier))
                 break
+
+
+def _serials(settings: Settings) -> Iterator[Note]:
+    """Serial numbers that more than one CA may have given."""
+    bare = [path for path, pattern in callers_named(settings) if pattern.is_bare_serial]
+    anchors = _anchors(settings.mtls) if bare else set()
+    for path in bare if len(anchors) > 1 else ():
+        message = f"is a serial number, and {len(anchors)} CAs are trusted: each has its own numbers"
+        hint = "name the CA too, as in serial:N@issuer-spki-sha256:…"
+        yield Mistake(path, message, hint), (("mtls", "trust"),)
+
+
+def _anchors(mtls: MtlsSettings) -> set[x509.Certificate]:
+    """Every CA that is trusted, as far as its file is good."""
+    anchors: set[x509.Certificate] = set()
+    for trust in mtls.trust:
+        if isinstance(_read(trust.ca), bytes):
+            with suppress(CertificateError):
+                anchors.update(load_anchors(trust.ca))
+    return anchors
 
 
 def _bundle(path: Path, at: KeyPath) -> Iterator[Note]:

@@ -468,7 +468,10 @@ class RouteSettings(Section):
     )
 
     def asks(self, default: Client) -> Client:
-        """Whether a caller needs a certificate here: a list or a bound token implies one; `default` is that of [mtls]."""
+        """Whether a caller needs a certificate here: by default as in [mtls].
+
+        A list, and a token that is bound to one, imply a certificate.
+        """
         return "required" if self.allow or self.deny or self.require_bound_token else self.client or default
 
 

@@ -1,7 +1,8 @@
 """Settings that are right one by one and wrong together, and what this version cannot do yet.
 
 Works on what is left after validation: a rule stays silent where a key that it looks at was taken out, for
-its mistake is told already. The files that the settings name are `disk`'s.
+its mistake is told already. The files that the settings name are `disk`'s, the routes
+`review_routes`'s.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from secmiddleware.fields.marks import Mark, overlaps
 from secmiddleware.paths import PathPattern
 from secmiddleware.settings.disk import review_disk
 from secmiddleware.settings.mistakes import Mistake, write_path
-from secmiddleware.settings.models import Client, FieldSettings, PlaceSettings, RouteSettings, Settings
+from secmiddleware.settings.models import Client, FieldSettings, PlaceSettings, Settings
 from secmiddleware.settings.positions import KeyPath
 from secmiddleware.settings.proxies import review_proxies
 from secmiddleware.settings.quantities import write_duration
 from secmiddleware.settings.references import TLS_SCHEMES
+from secmiddleware.settings.review_routes import Note, review_routes
 
 # Each mark is compared with every other one that shares a route with it: a second's work or so.
 _MOST_MARKS: Final = 1000
@@ -42,7 +44,7 @@ def review(settings: Settings, broken: Collection[KeyPath], environ: Mapping[str
         *_unsupported(settings),
         *_mtls(settings),
         *review_proxies(settings.mtls),
-        *_routes(settings),
+        *review_routes(settings),
         *_tokens(settings),
         *_keys(settings),
         *_broker(settings),
@@ -61,10 +63,6 @@ def review(settings: Settings, broken: Collection[KeyPath], environ: Mapping[str
         for mistake, looked_at in notes
         if not is_gone(mistake.path) and not any(is_gone(path) or path in touched for path in looked_at)
     ]
-
-
-Note = tuple[Mistake, tuple[KeyPath, ...]]
-"""A mistake, and what else was looked at to find it."""
 
 
 def _unsupported(settings: Settings) -> Iterator[Note]:
@@ -101,38 +99,18 @@ def _mtls(settings: Settings) -> Iterator[Note]:
         yield Mistake(("mtls", "certificate"), message), (("mtls", "key"),)
 
 
-def _client_of(route: RouteSettings, default: Client) -> Client:
-    """What a route asks for: `allow` and `require_bound_token` imply a certificate."""
-    return "required" if route.allow or route.require_bound_token else route.client or default
-
-
 def _clients(settings: Settings) -> Iterator[tuple[KeyPath, Client]]:
     """What is asked for anywhere, and by which key."""
     yield ("mtls", "client"), settings.mtls.client
     for index, route in enumerate(settings.routes):
-        implied = "allow" if route.allow else "require_bound_token" if route.require_bound_token else None
-        if implied or route.client:
-            key = implied or "client"
-            yield ("routes", index, key), _client_of(route, settings.mtls.client)
-
-
-def _routes(settings: Settings) -> Iterator[Note]:
-    patterns = [PathPattern.parse(route.path) for route in settings.routes]
-    for index, (route, pattern) in enumerate(zip(settings.routes, patterns, strict=True)):
-        if route.allow and route.client in ("off", "optional"):
-            message = f'says who may, which requires a certificate, but client is "{route.client}"'
-            hint = "remove client from this route"
-            yield Mistake(("routes", index, "allow"), message, hint), (("routes", index, "client"),)
-        if route.require_bound_token and route.client in ("off", "optional"):
-            message = f'requires a certificate that the token is bound to, but client is "{route.client}"'
-            hint = "remove client from this route"
-            here: KeyPath = ("routes", index, "require_bound_token")
-            yield Mistake(here, message, hint), (("routes", index, "client"),)
-        earlier = next((number for number in range(index) if patterns[number].covers(pattern)), None)
-        if earlier is not None:
-            message = f"can never match: routes[{earlier}] matches all of it, and comes first"
-            hint = "remove it, or move it up"
-            yield Mistake(("routes", index, "path"), message, hint), (("routes", earlier, "path"),)
+        lists = (
+            ("allow", route.allow),
+            ("deny", route.deny),
+            ("require_bound_token", route.require_bound_token),
+        )
+        key = next((key for key, given in lists if given), "client" if route.client else None)
+        if key is not None:
+            yield ("routes", index, key), route.asks(settings.mtls.client)
 
 
 def _tokens(settings: Settings) -> Iterator[Note]:
@@ -280,9 +258,9 @@ def _may_lack_certificate(settings: Settings, pattern: PathPattern) -> KeyPath |
         rule = PathPattern.parse(route.path)
         if not meet(rule, pattern):
             continue
-        if _client_of(route, settings.mtls.client) != "required":
+        if route.asks(settings.mtls.client) != "required":
             return ("routes", index, "client") if route.client else ("mtls", "client")
-        if rule.covers(pattern):
+        if rule.covers(pattern) and not route.methods:
             return None
     return None if settings.mtls.client == "required" else ("mtls", "client")
 

@@ -50,8 +50,8 @@ def ours(**variables: str) -> dict[str, str]:
         ("MTLS__TRUST__1", "pki/partner.pem", lambda s: s.mtls.trust[1].may_assert == ()),
         (
             "MTLS__TRUST__0__MAY_ASSERT",
-            '["dns:a.org"]',
-            lambda s: s.mtls.trust[0].may_assert == ("dns:a.org",),
+            '["spiffe://example.org/**"]',
+            lambda s: s.mtls.trust[0].may_assert == ("spiffe://example.org/**",),
         ),
         ("MTLS__TRUST__1__CA", "pki/server.pem", lambda s: s.mtls.trust[1].may_assert != ()),
         ("KEYS__STORE", "memory:", lambda s: s.keys.store == "memory:"),

@@ -69,6 +69,13 @@ def test_the_name_of_a_field_is_a_plain_name(place, name):
         ('[[routes]]\npath = ""\n', "routes[0].path"),
         ('[[routes]]\npath = "/' + "a" * 2000 + '"\n', "routes[0].path"),
         ('[[routes]]\npath = "/a"\nallow = ["CN=ops,O=a"]\n', "routes[0].allow[0]"),
+        ('[[routes]]\npath = "/a"\ndeny = ["CN=ops,O=a"]\n', "routes[0].deny[0]"),
+        ('[[routes]]\npath = "/a"\nmethods = ["get"]\n', "routes[0].methods[0]"),
+        ('[[routes]]\npath = "/a"\nmethods = ["GET", "*"]\n', "routes[0].methods[1]"),
+        ('[[routes]]\npath = "/a"\nmethods = ["GET POST"]\n', "routes[0].methods[0]"),
+        ('[[routes]]\npath = "/a"\nmethods = ["GET", ""]\n', "routes[0].methods[1]"),
+        ('[[routes]]\npath = "/a"\nmethods = "GET"\n', "routes[0].methods"),
+        ('[[routes]]\npath = "/a"\npreflight = "yes"\n', "routes[0].preflight"),
         ('[[routes]]\npath = "/a"\nallow = ["dns:a.org", "ops"]\n', "routes[0].allow[1]"),
         ('[[routes]]\npath = "/a"\nallow = [""]\n', "routes[0].allow[0]"),
         (

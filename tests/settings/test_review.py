@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import itertools
+import json
 import os
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,8 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from settings.documents import FIELD, FULL, KEYS, MTLS, SERVICE
 
+from secmiddleware.identity.policy import Policy, Rule, methods_meant
 from secmiddleware.paths import PathPattern
+from secmiddleware.settings.loading import _frozen
+from secmiddleware.settings.models import Settings
 from secmiddleware.settings.review import least_delay, meet
+from secmiddleware.settings.review_routes import review_routes
 
 PLACE = '[[fields.{}.places]]\nroutes = ["{}"]\nmarks = ["{}"]\nrequest = "decrypt"\n'
 REVEALING = FIELD.replace('response = "encrypt"', 'response = "decrypt"')
@@ -31,6 +38,14 @@ def with_keys(more: str, field: str = FIELD) -> str:
 def line_of(text: str, part: str) -> int:
     return text[: text.index(part)].count("\n") + 1
 
+
+def route(path: str, **keys: object) -> str:
+    lines = (f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
+    return f'[[routes]]\npath = "{path}"\n' + "".join(lines)
+
+
+ASSERTING = '[mtls]\ntrust = [{ ca = "pki/ca.pem", may_assert = ["spiffe://td.org/ops/**", "dns:*.org"] }]\n'
+TWO_CAS = '[mtls]\ntrust = ["pki/ca.pem", "pki/partner.pem"]\n'
 
 # name: (text, key, the piece of the text whose line is named, part of the message)
 CONTRADICTIONS = {
@@ -78,6 +93,104 @@ CONTRADICTIONS = {
     "a rule behind the tree of everything": (
         SERVICE + MTLS + '[[routes]]\npath = "/**"\n[[routes]]\npath = "/"\nclient = "off"\n',
         "routes[1].path", 'path = "/"\n', "can never match",
+    ),
+    "names are denied where no certificate is asked for": (
+        SERVICE + MTLS + '[[routes]]\npath = "/a"\nclient = "off"\ndeny = ["dns:a.org"]\n',
+        "routes[0].deny", "deny", 'says who may not, which requires a certificate, but client is "off"',
+    ),
+    "only a route with denied names asks, and no CA is trusted": (
+        SERVICE + '[mtls]\nclient = "off"\n[[routes]]\npath = "/a"\ndeny = ["dns:a.org"]\n',
+        "mtls.trust", "[mtls]", "routes[0].deny asks",
+    ),
+    "a list of nobody who may": (
+        SERVICE + MTLS + '[[routes]]\npath = "/a"\nallow = []\n',
+        "routes[0].allow", "allow", "everybody who is trusted",
+    ),
+    "a list of no methods": (
+        SERVICE + MTLS + '[[routes]]\npath = "/a"\nmethods = []\n',
+        "routes[0].methods", "methods", "is empty, so it can never match",
+    ),
+    "a rule behind another one for its methods": (
+        SERVICE + MTLS + route("/a/**", methods=["GET", "POST"]) + route("/a/b", methods=["GET"]),
+        "routes[1].path", '"/a/b"', "routes[0] matches all of it, and comes first",
+    ),
+    "a rule for HEAD behind one for GET": (
+        SERVICE + MTLS + route("/a", methods=["GET"]) + route("/a", methods=["HEAD"]),
+        "routes[1].path", 'path = "/a"\nmethods = ["HEAD"]', "routes[0] matches all of it",
+    ),
+    "a rule behind several that have all its methods": (
+        SERVICE + MTLS + route("/a", methods=["GET"]) + route("/b", methods=["PUT"])
+        + route("/**", methods=["POST", "BREW"]) + route("/a", methods=["POST", "GET"]),
+        "routes[3].path", 'path = "/a"\nmethods = ["POST", "GET"]',
+        "routes[0] and routes[2] match all of it, and come first",
+    ),
+    "a rule for one method behind one for all": (
+        SERVICE + MTLS + route("/a") + route("/a", methods=["POST"]),
+        "routes[1].path", 'path = "/a"\nmethods', "routes[0] matches all of it",
+    ),
+    "a name that is allowed and denied": (
+        SERVICE + MTLS + route("/a", allow=["dns:a.org", "spiffe://td.org/ops/*"], deny=["spiffe://td.org/**"]),
+        "routes[0].allow[1]", "allow", "can never match: routes[0].deny[0] denies all of it",
+    ),
+    "a network that is allowed in one that is denied": (
+        SERVICE + MTLS + route("/a", allow=["ip:10.1.0.0/16"], deny=["dns:a.org", "ip:10.0.0.0/8"]),
+        "routes[0].allow[0]", "allow", "routes[0].deny[1] denies all of it",
+    ),
+    "a serial number of a CA that is denied of every CA": (
+        SERVICE + MTLS + route("/a", allow=[f"serial:1@issuer-sha256:{'a' * 64}"], deny=["serial:0x1"]),
+        "routes[0].allow[0]", "allow", "routes[0].deny[0] denies all of it",
+    ),
+    "more names than are compared": (
+        SERVICE + MTLS + "".join(
+            route(f"/{n}", **{key: [f"dns:{key}{m}.org" for m in range(800)] for key in ("allow", "deny")})
+            for n in range(2)
+        ),
+        "routes", "[[routes]]", "1,280,000",
+    ),
+    "a name that no CA may assert": (
+        SERVICE + ASSERTING + route("/a", allow=["spiffe://td.org/ops/*", "spiffe://td.org/shop/*"]),
+        "routes[0].allow[1]", "allow", "no CA that is trusted may assert such a name",
+    ),
+    "a denied name that no CA may assert": (
+        SERVICE + ASSERTING + route("/a", deny=["dns:evil.example"]),
+        "routes[0].deny[0]", "deny", "no CA that is trusted may assert such a name",
+    ),
+    "plaintext for whom no CA may name": (
+        SERVICE + ASSERTING + KEYS + with_keys('reveal_to = ["email:*@a.org"]\n', REVEALING),
+        "fields.ssn.reveal_to[0]", "reveal_to", "no CA that is trusted may assert such a name",
+    ),
+    "a serial number that two CAs may give": (
+        SERVICE + TWO_CAS + route("/a", allow=["dns:a.org", "serial:7"]),
+        "routes[0].allow[1]", "allow", "is a serial number, and 2 CAs are trusted",
+    ),
+    "a serial number that is denied of two CAs": (
+        SERVICE + TWO_CAS + route("/a", deny=["serial:0x7"]),
+        "routes[0].deny[0]", "deny", "is a serial number, and 2 CAs are trusted",
+    ),
+    "plaintext for a serial number of two CAs": (
+        SERVICE + TWO_CAS + KEYS + with_keys('reveal_to = ["serial:7"]\n', REVEALING),
+        "fields.ssn.reveal_to[0]", "reveal_to", "is a serial number, and 2 CAs are trusted",
+    ),
+    "preflights that die in TLS": (
+        SERVICE + MTLS + 'handshake = "required"\n' + route("/a", preflight=True),
+        "routes[0].preflight", "preflight", 'mtls.handshake "required" closes the door in TLS',
+    ),
+    "preflights where nobody is asked for a certificate": (
+        SERVICE + MTLS + route("/a", client="off", preflight=True),
+        "routes[0].preflight", "preflight", "nobody needs a certificate for OPTIONS here",
+    ),
+    "preflights where OPTIONS is asked for none": (
+        SERVICE + MTLS + route("/a", client="optional", methods=["OPTIONS", "GET"], preflight=True),
+        "routes[0].preflight", "preflight", "nobody needs a certificate for OPTIONS here",
+    ),
+    "preflights that an earlier route decides about": (
+        SERVICE + MTLS + route("/a/**", methods=["OPTIONS"]) + route("/a/b", preflight=True),
+        "routes[1].preflight", "preflight", "routes[0] comes first, and decides about OPTIONS",
+    ),
+    "a caller's tokens on a route that asks for a certificate by one method only": (
+        SERVICE + MTLS + 'client = "optional"\n' + route("/customers", methods=["GET"], allow=["dns:a.org"])
+        + KEYS + with_keys('bind = "caller"\n').replace(', "/customers/*"', ""),
+        "fields.ssn.places[0].routes[0]", '["/customers"]', "mtls.client lets callers in",
     ),
     "a key that seals before everybody knows it": (
         SERVICE + MTLS + KEYS + 'activation_delay = "99s"\n',
@@ -235,6 +348,28 @@ FINE = {
     "a narrow rule before a wide one": SERVICE + MTLS
     + '[[routes]]\npath = "/a/b"\nclient = "off"\n[[routes]]\npath = "/a/*"\n[[routes]]\npath = "/a/**"\n'
     '[[routes]]\npath = "/**"\n',
+    "a rule for other methods": SERVICE + MTLS
+    + route("/a", methods=["GET"]) + route("/a", methods=["POST", "GET"]) + route("/a"),
+    "a rule for the GET that an earlier one for HEAD leaves": SERVICE + MTLS
+    + route("/a", methods=["HEAD"]) + route("/a", methods=["GET"]),
+    "a rule for all methods behind those for some": SERVICE + MTLS
+    + route("/**", methods=["GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"]) + route("/a"),
+    "some of those who are allowed are denied": SERVICE + MTLS
+    + route("/a", allow=["spiffe://td.org/**"], deny=["spiffe://td.org/ops/*", "dns:a.org"]),
+    "nobody in particular is denied": SERVICE + MTLS + route("/a", deny=[]),
+    "names of which a CA may assert some": SERVICE + ASSERTING
+    + route("/a", allow=["spiffe://td.org/**", "dns:a.org", f"sha256:{'a' * 64}"]),
+    "names where one CA may assert all": SERVICE + ASSERTING.replace("}]", '}, "pki/partner.pem"]')
+    + route("/a", allow=["email:*@a.org"]),
+    "a serial number of the only CA": SERVICE + MTLS + route("/a", allow=["serial:7"]),
+    "a serial number of the only CA, which is named twice": SERVICE
+    + '[mtls]\ntrust = ["pki/ca.pem", "pki/ca.pem"]\n' + route("/a", allow=["serial:7"]),
+    "a serial number with its CA": SERVICE + TWO_CAS
+    + route("/a", allow=[f"serial:7@issuer-spki-sha256:{'a' * 64}"]),
+    "preflights of a route that is open for GET": SERVICE + MTLS
+    + route("/a", client="off", methods=["GET"], preflight=True),
+    "preflights about what an earlier route is not for": SERVICE + MTLS
+    + route("/a", methods=["POST"]) + route("/a", preflight=True),
     "just late enough": SERVICE + MTLS + KEYS + 'activation_delay = "100s"\n',
     "no delay in memory": SERVICE + MTLS + KEYS.replace("file:state/keyring.json", "memory:")
     + 'activation_delay = "0s"\n',
@@ -501,3 +636,75 @@ def test_all_that_is_wrong_on_disk_is_told_at_once(place):
         "keys.store",
         "keys.kek",
     ]
+
+
+def test_a_bundle_of_cas_is_several(place):
+    both = (place.folder / "pki/ca.pem").read_bytes() + (place.folder / "pki/partner.pem").read_bytes()
+    (place.folder / "pki/both.pem").write_bytes(both)
+    text = SERVICE + MTLS.replace("ca.pem", "both.pem") + route("/a", allow=["serial:7"])
+    (found,) = place.findings(text)
+    assert (found.key, found.hint) == (
+        "routes[0].allow[0]", "name the CA too, as in serial:N@issuer-spki-sha256:…",
+    )  # fmt: skip
+
+
+def test_lists_whose_entries_are_all_wrong_are_not_called_empty(place):
+    found = place.findings(SERVICE + MTLS + route("/a", allow=["CN=a"], methods=["get"]))
+    assert {one.key for one in found} == {"routes[0].allow[0]", "routes[0].methods[0]"}
+
+
+def test_a_thousand_routes_are_reviewed_in_a_moment(place):
+    methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+    text = (
+        SERVICE
+        + ASSERTING
+        + "".join(
+            route(f"/a/r{n // 5}/**", methods=[methods[n % 5]], allow=["dns:a.org"], preflight=True)
+            for n in range(1000)
+        )
+    )
+    start = time.process_time()
+    assert place.findings(text) == ()
+    assert time.process_time() - start < 10
+
+
+PATTERNS = st.builds(
+    lambda parts, tree: "/" + "/".join([*parts, *(["**"] if tree else [])]),
+    st.lists(st.sampled_from(["a", "b", "*"]), max_size=2),
+    st.booleans(),
+)
+ROUTES = st.lists(
+    st.builds(
+        lambda path, methods: {"path": path, **({"methods": methods} if methods else {})},
+        PATTERNS,
+        st.lists(st.sampled_from(["GET", "HEAD", "POST"]), max_size=2),
+    ),
+    max_size=6,
+)
+REQUESTS = [
+    ("/" + "/".join(parts), method)
+    for depth in range(4)
+    for parts in itertools.product("abz", repeat=depth)
+    for method in ("GET", "HEAD", "POST", "BREW")
+]
+
+
+@given(ROUTES)
+@settings(max_examples=200, deadline=None)
+def test_a_route_that_is_said_to_match_never_decides_about_no_request(routes):
+    made = Settings.model_validate(_frozen({"service": {"name": "a"}, "routes": routes}))
+    dead = {mistake.path[1] for mistake, _ in review_routes(made)}
+    policy = Policy(
+        tuple(
+            Rule(PathPattern.parse(one.path), "off", (), str(n), methods=methods_meant(one.methods))
+            for n, one in enumerate(made.routes)
+        ),
+        Rule(None, "off", where="none"),
+    )
+    alive = {policy.rule_for(path, method).where for path, method in REQUESTS}
+    assert not {str(number) for number in dead} & alive
+    # The other way round, as far as one earlier route leaves nothing.
+    for number, one in enumerate(made.routes):
+        twins = [earlier for earlier in made.routes[:number] if earlier.path == one.path]
+        if any(not twin.methods or (one.methods and set(one.methods) <= set(twin.methods)) for twin in twins):
+            assert number in dead
