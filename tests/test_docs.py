@@ -9,11 +9,13 @@ import sys
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from secmiddleware.messages import STATUS_OF
+from secmiddleware import SecurityManager
+from secmiddleware.identity.patterns import NameKind
+from secmiddleware.messages import STATUS_OF, Refusal
 from secmiddleware.settings import load
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +46,33 @@ def test_the_settings_of_the_readme_are_good_where_init_has_been(made: Path) -> 
     settings = load(made / "readme.toml", {})
     assert settings.service.name == "payments"
     assert settings.fields["ssn"].places[0].marks == ("$.ssn", "$.people[*].ssn")
+
+
+def test_the_routes_of_the_page_on_policy_say_what_it_says(made: Path) -> None:
+    (text,) = _blocks((ROOT / "docs" / "policy.md").read_text(), "toml")
+    (made / "policy.toml").write_text(text)
+    with SecurityManager.from_config(made / "policy.toml", {}) as manager:
+        policy = manager.snapshot.policy
+        rules = {
+            method: rule.where
+            for method in ("GET", "HEAD", "POST", "BREW", "delete")
+            if not isinstance(rule := policy.rule_for("/payments/1", method), Refusal)
+        }
+    assert rules == {"GET": "routes[1]", "HEAD": "routes[1]", "POST": "routes[2]", "BREW": "routes[2]"}
+
+
+def test_the_page_on_policy_knows_every_kind_of_pattern() -> None:
+    page = (ROOT / "docs" / "policy.md").read_text()
+    table = page.partition("## Whom a pattern names")[2].partition("##")[0]
+    for kind in (
+        *get_args(NameKind),
+        "sha256",
+        "spki-sha256",
+        "issuer-sha256",
+        "issuer-spki-sha256",
+        "serial",
+    ):
+        assert f"`{kind}:" in table, kind
 
 
 def test_the_readme_shows_the_commands_that_init_prints(made: Path, tmp_path: Path) -> None:

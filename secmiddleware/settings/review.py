@@ -103,11 +103,8 @@ def _clients(settings: Settings) -> Iterator[tuple[KeyPath, Client]]:
     """What is asked for anywhere, and by which key."""
     yield ("mtls", "client"), settings.mtls.client
     for index, route in enumerate(settings.routes):
-        lists = (
-            ("allow", route.allow),
-            ("deny", route.deny),
-            ("require_bound_token", route.require_bound_token),
-        )
+        bound = ("require_bound_token", route.require_bound_token)
+        lists = (("allow", route.allow), ("deny", route.deny), bound)
         key = next((key for key, given in lists if given), "client" if route.client else None)
         if key is not None:
             yield ("routes", index, key), route.asks(settings.mtls.client)
