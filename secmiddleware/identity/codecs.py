@@ -161,8 +161,6 @@ def _length_of(data: bytes, at: int) -> int:
     length = 2 + size + int.from_bytes(head[2 : 2 + size], "big")
     if at + length > len(data):
         raise Undecodable("the certificate breaks off")
-    if length > MAX_DER:
-        raise Undecodable("the certificate is too long")
     return length
 
 

@@ -339,6 +339,14 @@ def test_certificates_one_after_another_are_told_apart_by_their_lengths() -> Non
         assert code_of(read(bent)) == MALFORMED
 
 
+def test_certificates_are_together_no_longer_than_all_that_is_judged() -> None:
+    chain = [b"\x30\x82" + (30_000).to_bytes(2, "big") + bytes(30_000) for _ in range(4)]
+    for count, taken in ((3, True), (4, False)):
+        outcome = PRESETS["traefik"].read(PROXIES["traefik"](certificate("p256"), *chain[:count]))
+        assert isinstance(outcome, Presented) is taken
+        assert code_of(outcome) == (None if taken else MALFORMED)
+
+
 def test_a_certificate_is_no_longer_than_all_that_is_judged() -> None:
     def read(der: bytes) -> Presented | Refusal | None:
         return PRESETS["azure-app-service"].read(PROXIES["azure-app-service"](der))
