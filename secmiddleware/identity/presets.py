@@ -61,6 +61,8 @@ class Preset:
     free: frozenset[str] = frozenset()
     """The roles whose values hold text of a certificate, so that braces in them mean nothing."""
     numbered: frozenset[str] = frozenset()
+    names: frozenset[bytes] = field(init=False, repr=False, compare=False)
+    """Every header that is read, for `certificate_headers.strip`."""
     _role_of: Mapping[bytes, str] = field(init=False, repr=False, compare=False)
     _prefixes: tuple[tuple[bytes, str], ...] = field(init=False, repr=False, compare=False)
     # Read and written by many threads without a lock: single dict operations only, and losing an entry is
@@ -73,13 +75,9 @@ class Preset:
         object.__setattr__(self, "_role_of", MappingProxyType(whole))
         prefixes = tuple((name.encode(), role) for role, name in self.roles.items() if role in self.numbered)
         object.__setattr__(self, "_prefixes", prefixes)
+        numbered = (prefix + b"%d" % number for prefix, _ in prefixes for number in range(100))
+        object.__setattr__(self, "names", frozenset((*whole, *numbered)))
         object.__setattr__(self, "_kept", {})
-
-    @property
-    def names(self) -> frozenset[bytes]:
-        """Every header that is read, for `certificate_headers.strip`."""
-        numbered = (prefix + b"%d" % number for prefix, _ in self._prefixes for number in range(100))
-        return frozenset((*self._role_of, *numbered))
 
     def named(self, overrides: Mapping[str, str]) -> Preset:
         """The same preset with other header names.

@@ -70,10 +70,8 @@ def test_only_a_proxy_that_says_so_had_no_certificate(form: str) -> None:
     assert preset_of(form).read(NOBODY[form]) is None
 
 
-@pytest.mark.parametrize("form", sorted(NOBODY))
+@pytest.mark.parametrize("form", sorted(form for form in NOBODY if NOBODY[form]))
 def test_a_certificate_beside_the_word_that_there_was_none_is_refused(form: str) -> None:
-    if not NOBODY[form]:
-        return  # without a verdict the header says that there was one
     leaf = certificate("p256")
     for name, value in PROXIES[form](leaf, leaf):
         if value in (b"", b"(null)") or name in dict(PRESETS_WITH_VERDICT[form]):
