@@ -18,8 +18,9 @@ MAX_CERTIFICATES: Final = 11
 # As many bytes as are judged. Base64 makes four characters of three bytes, and three of each of those where
 # it is percent-encoded to the last letter; no proxy does, and no server takes a header of that length by
 # default.
-_MAX_DER: Final = 100 * 1024
-MAX_TEXT: Final = 4 * _MAX_DER
+MAX_DER: Final = 100 * 1024
+"""Bytes of all certificates together."""
+MAX_TEXT: Final = 4 * MAX_DER
 
 _BEGIN: Final = b"-----BEGIN CERTIFICATE-----\n"
 _END: Final = b"-----END CERTIFICATE-----\n"
@@ -160,8 +161,6 @@ def _length_of(data: bytes, at: int) -> int:
     length = 2 + size + int.from_bytes(head[2 : 2 + size], "big")
     if at + length > len(data):
         raise Undecodable("the certificate breaks off")
-    if length > _MAX_DER:
-        raise Undecodable("the certificate is too long")
     return length
 
 

@@ -26,6 +26,9 @@ from secmiddleware.identity.codecs import Undecodable, ders_of_escaped_pem, only
 _UNQUOTED: Final = frozenset({b"by", b"uri", b"dns"})  # each may be there several times
 _KNOWN: Final = _UNQUOTED | {b"hash", b"cert", b"chain", b"subject"}
 
+# Three hundred names in a certificate are many; each pair costs 1 us.
+_MAX_PAIRS: Final = 2000
+
 # A pair and what ends it. Possessive throughout: nothing is ever tried twice, so time is linear.
 _PAIR: Final = re.compile(
     rb'(?P<key>[^=;,"]*+)'
@@ -82,7 +85,7 @@ def _elements(text: bytes) -> list[Element]:
     """Every element, in the order of the header, so that the last is the one of the proxy before us."""
     elements = [Element()]
     at = 0
-    while True:
+    for _ in range(_MAX_PAIRS):
         pair = _PAIR.match(text, at)
         if pair is None:
             raise Ambiguous("a quote stands where none may")
@@ -93,6 +96,7 @@ def _elements(text: bytes) -> list[Element]:
                 return elements
             case b",":
                 elements.append(Element())
+    raise Ambiguous("there are too many pairs")
 
 
 def _add(element: Element, pair: re.Match[bytes]) -> None:

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
-from secmiddleware.messages import Headers
+from secmiddleware.identity.presets import PRESETS, Preset
+from secmiddleware.messages import Headers, Refusal
 
 Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
@@ -253,3 +254,32 @@ NOBODY: dict[str, Headers] = {
     ),
 }
 """What a proxy sends where the client had no certificate."""
+
+
+# How a test asks.
+
+AMBIGUOUS, MALFORMED = "header_ambiguous", "certificate_malformed"
+UNTRUSTED, DENIED = "certificate_untrusted", "proxy_untrusted"
+
+FORMS = sorted(PROXIES)
+
+
+def preset_of(form: str) -> Preset:
+    return PRESETS[form.partition(" ")[0]]
+
+
+def header_of(form: str) -> bytes:
+    return preset_of(form).roles["certificate"].encode()
+
+
+def value_of(form: str, headers: Headers) -> bytes:
+    (value,) = (value for name, value in headers if name == header_of(form))
+    return value
+
+
+def with_value(form: str, headers: Headers, value: bytes) -> Headers:
+    return tuple((name, value if name == header_of(form) else old) for name, old in headers)
+
+
+def code_of(outcome: object) -> str | None:
+    return outcome.code if isinstance(outcome, Refusal) else None

@@ -89,6 +89,12 @@ def test_what_else_envoy_says_of_a_certificate_changes_nothing(tail: str) -> Non
     assert leaf_of(element(ours, tail=tail).replace(b"By=", b"By=urn:a;BY=", 1)) == ours
 
 
+def test_a_certificate_with_many_names_is_read_and_one_with_endlessly_many_is_not() -> None:
+    ours = certificate("long")
+    assert leaf_of(element(ours, tail=";DNS=host.example" * 1900)) == ours
+    assert code_of(element(ours, tail=";DNS=host.example" * 2000)) == "header_ambiguous"
+
+
 def test_keys_have_no_case() -> None:
     ours = certificate("p256")
     value = element(ours, certificate("rsa"))
@@ -161,16 +167,25 @@ def test_no_uri_in_a_clients_certificate_makes_it_somebody_else(uri: str, config
 
 @pytest.mark.parametrize(
     "uri",
-    ["urn:a,b", "urn:a;b", 'urn:a"b', "urn:a=b", 'http://x/?a=1,2;b="3"', "urn:a\\", ",", ";", '"', "="],
+    [
+        "urn:a,b",
+        "urn:a;b",
+        'urn:a;b="c"',
+        'urn:a"b',
+        "urn:a=b",
+        'http://x/?a=1,2;b="3"',
+        "urn:a\\",
+        ",",
+        ";",
+        '"',
+        "=",
+    ],
 )
 def test_an_honest_uri_with_a_delimiter_in_it_is_read_or_refused(uri: str) -> None:
     leaf = with_uri(uri)
     outcome = read(sent_by_envoy(leaf, uri))
     if any(char in uri for char in ',"'):
-        assert outcome in (
-            Refusal("header_ambiguous", "mtls.proxy_headers.certificate"),
-            Refusal("certificate_malformed", "mtls.proxy_headers.certificate"),
-        )
+        assert outcome == Refusal("header_ambiguous", "mtls.proxy_headers.certificate")
     else:
         assert outcome == Presented(leaf, (), "envoy")
 
@@ -369,4 +384,4 @@ def test_hostile_headers_cost_no_more_than_their_length() -> None:
         ):
             began = time.perf_counter()
             read(whole)
-            assert time.perf_counter() - began < 2.0  # 0.1 s when idle; what is quadratic takes minutes
+            assert time.perf_counter() - began < 1.0  # some ms when idle; what is quadratic takes minutes
