@@ -12,9 +12,11 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from secmiddleware.asgi_websocket import Socket, deny
 from secmiddleware.engine import Admission, seen_by_the_app
 from secmiddleware.errors import SecMiddlewareError
 from secmiddleware.fields.flows import Flow
@@ -125,7 +127,7 @@ class SecMiddleware:
             if isinstance(verdict, Refusal):
                 await answer.refuse(verdict)
             else:
-                await self._admitted(verdict, scope, receive, answer, observation)
+                await self._admitted(verdict, scope, receive, answer, head)
         except Exception as raised:
             error = f"{type(raised).__module__}.{type(raised).__qualname__}"
             raise
@@ -142,9 +144,10 @@ class SecMiddleware:
         scope: Scope,
         receive: Receive,
         answer: _Answer,
-        observation: Observation,
+        came: RequestHead,
     ) -> None:
-        show(scope, admission.identity, admission.claims)
+        observation = answer.observation
+        show(scope, admission.identity, admission.claims, admission.unaccepted)
         head = observation.head
         if not admission.request.passive:
             upload = _Upload(admission.request, receive, observation)
@@ -155,11 +158,35 @@ class SecMiddleware:
             head, receive = rewritten, upload.receive
         scope["headers"] = list(head.headers)
         flow = admission.respond(head.method)
+        send = answer.watched if observation.watches else answer.send
         with observation.active():
             if not flow.passive:
                 await _Download(flow, answer, observation).drive(self.app, scope, receive)
+            elif head.protocol == "websocket":
+                await self._connected(admission, scope, receive, send, answer, came)
             else:
-                await self.app(scope, receive, answer.watched if observation.watches else answer.send)
+                await self.app(scope, receive, send)
+
+    async def _connected(
+        self,
+        admission: Admission,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        answer: _Answer,
+        came: RequestHead,
+    ) -> None:
+        manager = self._manager
+        if manager is None or manager.settings.mtls.recheck is None:
+            await self.app(scope, receive, send)
+            return
+        # The head that came, and not what is left of it for the app: a proxy's word stands in its headers.
+        judge, recheck = partial(manager.admit, came), manager.settings.mtls.recheck
+        socket = Socket(receive, send, judge=judge, recheck=recheck, deny=answer.deny)
+        try:
+            await socket.drive(self.app, scope, admission)
+        finally:
+            answer.refusal = socket.refusal
 
     def _tell_of_a_silent_server(self, scope: Scope) -> None:
         if self._silent_server_told or hands_over(scope) or scope.get("scheme") not in ("https", "wss"):
@@ -250,7 +277,7 @@ class _Answer:
         self.refusal: Refusal | None = None
         self._scope = scope
         self._receive = receive
-        self._observation = observation
+        self.observation = observation
 
     async def watched(self, message: Message) -> None:
         """The server's `send`, with an eye on the status."""
@@ -261,30 +288,31 @@ class _Answer:
                 self.status = _SWITCHING_PROTOCOLS
         await self.send(message)
 
-    async def head(self, head: ResponseHead, prefix: str = "") -> None:
+    async def head(self, head: ResponseHead) -> None:
         """Send a response's head."""
         self.status = head.status
-        start = f"{prefix}http.response.start"
+        start = "http.response.start"
         await self.send({"type": start, "status": head.status, "headers": list(head.headers)})
 
-    async def body(self, data: bytes, *, more: bool, prefix: str = "") -> None:
+    async def body(self, data: bytes, *, more: bool) -> None:
         """Send a piece of its body."""
-        await self.send({"type": f"{prefix}http.response.body", "body": data, "more_body": more})
+        await self.send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def refuse(self, refusal: Refusal) -> None:
-        """Send the problem in place of a response; close a websocket with 1008 where it cannot have one."""
+        """Send the problem in place of a response, or of a websocket's acceptance."""
         self.refusal = refusal
-        prefix = ""
         if self._scope["type"] == "websocket":
             await self._receive()  # websocket.connect: nothing may be sent before it
-            if "websocket.http.response" not in (self._scope.get("extensions") or {}):
-                await self.send({"type": "websocket.close", "code": 1008, "reason": refusal.code})
-                return
-            prefix = "websocket."
-        head, problem = refusal.problem(self._observation.trace_id or "")
-        await self.head(head, prefix)
+            await self.deny(refusal)
+            return
+        head, problem = refusal.problem(self.observation.trace_id or "")
+        await self.head(head)
         bodiless = self._scope.get("method") == "HEAD"
-        await self.body(b"" if bodiless else problem, more=False, prefix=prefix)
+        await self.body(b"" if bodiless else problem, more=False)
+
+    async def deny(self, refusal: Refusal) -> None:
+        """Send the problem in place of a websocket; close it with 1008 where it cannot have one."""
+        self.status = await deny(self._scope, self.send, refusal, self.observation.trace_id or "")
 
 
 class _Download:

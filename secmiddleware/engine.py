@@ -22,7 +22,7 @@ from secmiddleware.identity.patterns import NamePattern
 from secmiddleware.identity.policy import Policy, Rule, decide
 from secmiddleware.identity.proxies import Proxy
 from secmiddleware.identity.speaker import identify
-from secmiddleware.messages import Identity, Presented, Refusal, RequestHead, TokenClaims
+from secmiddleware.messages import Identity, Presented, Refusal, RequestHead, TokenClaims, Unaccepted
 from secmiddleware.paths import PathPattern, judge_path
 
 # A place set is one bit a place; a service has a handful of them in practice, and a caller can only reach
@@ -77,6 +77,8 @@ class Snapshot:
     """Who hands over certificates in the server's place, and how; None where the server itself does."""
     reveal: Mapping[str, tuple[NamePattern, ...]] = field(default_factory=dict)
     """For each field: who gets plaintext in a response."""
+    shows_unaccepted: bool = False
+    """Whether an optional route lets in, as nobody, whose certificate is not accepted."""
     reads_paths: bool = True
     """Whether anything depends on the path; where nothing does, it is not judged: no reader is misled."""
     tokens: TokenJudge | None = None
@@ -96,6 +98,8 @@ class Admission:
     plan: Plan = field(repr=False)
     claims: TokenClaims | None = field(default=None, repr=False)
     """What the caller's bound token says, where the rule requires one."""
+    unaccepted: Unaccepted | None = None
+    """What was presented in vain, where the settings let its bearer in as nobody."""
 
     def respond(self, method: str) -> Flow:
         """What happens to the response; to be asked for when the request flow has ended, not before.
@@ -116,8 +120,8 @@ def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | R
     In this order: can the path be read in one way only, is the certificate good, may this identity come here,
     is there a token bound to the certificate where one is required.
     A certificate that is presented and is not good is refused also where none is required: what cannot be
-    judged is not let in. Where the route says `off`, a certificate is not looked at and the app sees no
-    identity.
+    judged is not let in, unless the settings show its bearer to an optional route, as nobody. Where the route
+    says `off`, a certificate is not looked at and the app sees no identity.
     """
     path = judge_path(head, snapshot.mount) if snapshot.reads_paths else "/"
     if isinstance(path, Refusal):
@@ -125,15 +129,19 @@ def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | R
     rule = snapshot.policy.rule_for(path)
     identity: Identity | None = None
     claims: TokenClaims | None = None
+    unaccepted: Unaccepted | None = None
     if rule.client != "off":
         presented = _presented(head, snapshot, now)
         if isinstance(presented, Refusal):
             return presented
         if presented is not None:
             who = identify(presented, snapshot.trust, now)
-            if isinstance(who, Refusal):
+            if isinstance(who, Identity):
+                identity = who
+            elif rule.client == "optional" and snapshot.shows_unaccepted and _was_judged(who):
+                unaccepted = Unaccepted.of(who.code, presented)
+            else:
                 return replace(who, presented=presented)
-            identity = who
         refusal = decide(rule, identity)
         if refusal is not None:
             return replace(refusal, identity=identity, presented=presented)
@@ -147,7 +155,7 @@ def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | R
         return Refusal("payload_encoding", "fields", identity)
     exchange = Exchange(snapshot.keyring, now, identity, _revealed(snapshot, identity))
     for_the_app = _for_the_app(head, snapshot)
-    return Admission(identity, for_the_app, plan.request_flow(exchange), exchange, plan, claims)
+    return Admission(identity, for_the_app, plan.request_flow(exchange), exchange, plan, claims, unaccepted)
 
 
 def _presented(head: RequestHead, snapshot: Snapshot, now: datetime) -> Presented | Refusal | None:
@@ -176,6 +184,11 @@ def _claims(
     if isinstance(claims, Refusal):
         return replace(claims, where=f"{rule.where}.require_bound_token")
     return claims
+
+
+def _was_judged(refusal: Refusal) -> bool:
+    """Whether a certificate is not accepted; else it could not be told (`revocation_unavailable`)."""
+    return refusal.code.startswith("certificate_")
 
 
 def _revealed(snapshot: Snapshot, identity: Identity | None) -> frozenset[str]:
