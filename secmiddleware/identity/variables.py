@@ -21,7 +21,7 @@ _NOBODY: Final[Mapping[str, str]] = MappingProxyType({"SSL_CLIENT_VERIFY": "NONE
 _PREFIXES: Final = ("SSL_CLIENT_", "HTTPS_CLIENT_")
 # Apache puts it before all names, once for each redirect of its own.
 _REDIRECTED: Final = "REDIRECT_"
-# uWSGI's two names of the leaf and its subject; the door to every variable of mod_ssl's; gevent's and others'.
+# uWSGI's two names of the leaf and its subject; the door to all of mod_ssl's variables; others'.
 _NAMES: Final = frozenset({"HTTPS_CC", "HTTPS_DN", "mod_ssl.var_lookup", "peercert"})
 
 # ASN1_TIME_print's, whatever the locale.

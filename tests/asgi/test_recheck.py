@@ -52,7 +52,7 @@ def distrust(manager: SecurityManager) -> None:
 
 
 class Server:
-    """A client who says nothing, and a server that says so; `hangs` are messages that it never gets rid of."""
+    """A client who says nothing, and its server, which never gets rid of messages that are in `hangs`."""
 
     def __init__(self, presented: Presented | None, spec: str = "2.4", *hangs: str, **more: Any) -> None:
         self.sent: list[dict[str, Any]] = []
@@ -351,17 +351,19 @@ def test_many_idle_sockets_have_no_task_beside_their_apps(pki: Pki, alice: Prese
 
     async def served() -> None:
         open_now = 0
+        all_open = asyncio.Event()
 
         def count() -> None:
             nonlocal open_now
             open_now += 1
+            if open_now == len(servers):
+                all_open.set()
 
         servers = [Server(alice) for _ in range(200)]
         apps = [Listener(count) for _ in servers]
         shells = [SecMiddleware(app, config=manager) for app in apps]
         calls = [asyncio.ensure_future(s.call(shell)) for s, shell in zip(servers, shells, strict=True)]
-        while open_now < len(servers):
-            await asyncio.sleep(0.01)
+        await all_open.wait()
         # `wait_for` of the test's own makes one more for each.
         assert len(asyncio.all_tasks()) == 2 * len(servers) + 1
         distrust(manager)

@@ -33,7 +33,15 @@ import integrations.django_project  # noqa: F401  (sets Django up)
 import secmiddleware_flask
 import secmiddleware_starlette
 from secmiddleware import asgi, wsgi
-from secmiddleware.messages import IDENTITY_KEY, PRESENTED_KEY, UNACCEPTED_KEY, Identity, Presented, Unaccepted
+from secmiddleware.messages import (
+    IDENTITY_KEY,
+    PRESENTED_KEY,
+    UNACCEPTED_KEY,
+    Identity,
+    Presented,
+    Unaccepted,
+)
+from secmiddleware.scopes import show
 from secmiddleware.security import SecurityManager
 
 SUBJECT = "Zoë, \n李"  # what no variable of an environ may hold as it is
@@ -177,7 +185,7 @@ class Django:
             return view(request)
 
         class Urls:
-            urlpatterns = [django_path(path[1:], aview if self._asynchronous else view)]
+            urlpatterns = (django_path(path[1:], aview if self._asynchronous else view),)
 
         with override_settings(
             SECMIDDLEWARE=manager, ROOT_URLCONF=Urls, MIDDLEWARE=["secmiddleware_django.SecMiddleware"]
@@ -236,7 +244,9 @@ def callers() -> Callers:
 
 
 @pytest.fixture(scope="module")
-def managers(callers: Callers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, SecurityManager]]:
+def managers(
+    callers: Callers, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, SecurityManager]]:
     folder: Path = tmp_path_factory.mktemp("surfaces")
     callers.ca.write(folder, "ca")
     made = {}
@@ -380,12 +390,12 @@ def test_a_certificate_that_is_not_accepted_is_shown_where_the_settings_say_so_a
             assert saw.around[UNACCEPTED_KEY].der == minted.der
     garbage = Presented(b"no certificate")
     for saw in everywhere("/maybe", managers["show"], garbage):
-        check_nobody(
-            saw, Unaccepted("certificate_malformed", hashlib.sha256(garbage.leaf).hexdigest(), b"")
-        )
+        check_nobody(saw, Unaccepted("certificate_malformed", hashlib.sha256(garbage.leaf).hexdigest(), b""))
 
 
-@pytest.mark.parametrize(("path", "unaccepted"), [("/maybe", "refuse"), ("/must", "refuse"), ("/must", "show")])
+@pytest.mark.parametrize(
+    ("path", "unaccepted"), [("/maybe", "refuse"), ("/must", "refuse"), ("/must", "show")]
+)
 def test_elsewhere_whose_certificate_is_not_accepted_is_refused(
     managers: dict[str, SecurityManager], callers: Callers, path: str, unaccepted: str
 ) -> None:
@@ -409,15 +419,30 @@ def test_the_chain_that_is_shown_has_nobody_elses_certificate(callers: Callers) 
     twin = mint("below", callers.ca, ca=True)  # the same name, another key
     presented = leaf.behind(victim, twin, signing, callers.ca).presented
     scope = {PRESENTED_KEY: presented, "extensions": {}}
-    from secmiddleware.scopes import show
-
     identity = dataclasses.replace(_someone(callers), der=leaf.der)
     show(scope, identity)
-    shown = [x509.load_pem_x509_certificate(pem.encode()) for pem in scope["extensions"]["tls"]["client_cert_chain"]]
+    shown = [
+        x509.load_pem_x509_certificate(pem.encode())
+        for pem in scope["extensions"]["tls"]["client_cert_chain"]
+    ]
     assert shown == [leaf.certificate, signing.certificate, callers.ca.certificate]
 
 
 def _someone(callers: Callers) -> Identity:
     return Identity(
-        "CN=x", "CN=ca", 1, (), (), (), (), None, "", "", datetime.now(UTC), datetime.now(UTC), "", "server", b""
+        "CN=x",
+        "CN=ca",
+        1,
+        (),
+        (),
+        (),
+        (),
+        None,
+        "",
+        "",
+        datetime.now(UTC),
+        datetime.now(UTC),
+        "",
+        "server",
+        b"",
     )

@@ -1,4 +1,4 @@
-"""Open websockets whose certificate ends, or is trusted no more: each of uvicorn's implementations, over TLS."""
+"""Open websockets whose certificate ends, or is trusted no more: all implementations of uvicorn, over TLS."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from exchanges.outcome import Recorder
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from exchanges.outcome import Recorder
 from secmiddleware.certificates.judgement import Trust
 from secmiddleware.certificates.trust import TrustAnchor
 from secmiddleware.messages import IDENTITY_KEY
