@@ -164,7 +164,7 @@ def _has_certificate(connection: object) -> bool:
         return False
     try:
         return connection.getpeercert(binary_form=True) is not None
-    except (OSError, ValueError):  # it is closed, or its handshake is still to come
+    except (OSError, ValueError, AttributeError):  # its handshake is still to come, or it is closed
         return True
 
 

@@ -333,6 +333,67 @@ def test_an_app_that_is_cancelled_is_cancelled(pki: Pki, alice: Presented) -> No
     asyncio.run(served())
 
 
+def test_who_is_cancelled_and_ended_at_once_is_cancelled(pki: Pki, alice: Presented) -> None:
+    """A server that goes down does not wait for an app that took its cancellation for a disconnect."""
+    manager = manager_of(pki)
+    heard: list[Any] = []
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        distrust(manager)
+        heard.append(await receive())
+
+    async def served() -> None:
+        server = Server(alice)
+        task = asyncio.ensure_future(
+            SecMiddleware(app, config=manager)(server.scope, server.inbox.get, server.send)
+        )
+        await asyncio.sleep(0.005)
+        look = asyncio_timer(asyncio.get_running_loop())
+        look()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(served())
+    assert heard == []
+
+
+def test_a_server_that_does_not_let_itself_be_cancelled_is_waited_for(pki: Pki, alice: Presented) -> None:
+    manager = manager_of(pki)
+    slow = asyncio.Event()
+
+    async def stubborn() -> dict[str, Any]:
+        if not server.inbox.empty():
+            return server.inbox.get_nowait()
+        try:
+            await slow.wait()
+        except asyncio.CancelledError:
+            return {"type": "websocket.receive", "text": "too late"}
+        raise AssertionError
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        distrust(manager)
+        assert await receive() == GONE
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+        await asyncio.sleep(0)  # nothing is left of the cancellation
+
+    server = Server(alice)
+    asyncio.run(SecMiddleware(app, config=manager)(server.scope, stubborn, server.send))
+    assert server.sent[-1] == CLOSE
+
+
+def asyncio_timer(loop: Any) -> Callable[[], Any]:
+    """What the one timer of this loop that is a socket's would do."""
+    (timer,) = (t for t in loop._scheduled if not t.cancelled() and "Socket" in repr(t))
+    return timer._callback
+
+
 def test_an_error_of_the_app_is_its_own(pki: Pki, alice: Presented) -> None:
     async def slow_server() -> dict[str, Any]:
         raise TimeoutError("of the server")
@@ -402,7 +463,7 @@ def test_without_asyncio_it_is_judged_at_its_messages(
         heard.append(await receive())
         await send({"type": "websocket.accept"})
         distrust(manager)
-        loop.now = 59
+        loop.now = 44
         heard.append(await receive())
         await send({"type": "websocket.send", "text": "early"})
         loop.now = 61
