@@ -420,7 +420,7 @@ def test_the_chain_that_is_shown_has_nobody_elses_certificate(callers: Callers) 
     presented = leaf.behind(victim, twin, signing, callers.ca).presented
     scope = {PRESENTED_KEY: presented, "extensions": {}}
     identity = dataclasses.replace(_someone(callers), der=leaf.der)
-    show(scope, identity)
+    show(scope, identity, None)
     shown = [
         x509.load_pem_x509_certificate(pem.encode())
         for pem in scope["extensions"]["tls"]["client_cert_chain"]
