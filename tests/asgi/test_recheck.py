@@ -243,8 +243,10 @@ def test_an_app_that_only_sends_is_told_by_an_oserror(pki: Pki, alice: Presented
 
 def test_an_app_of_an_older_asgi_speaks_to_nobody_and_may_say_goodbye(pki: Pki, alice: Presented) -> None:
     manager = manager_of(pki)
+    came_to_its_end = False
 
     async def sender(_scope: Any, receive: Any, send: Any) -> None:
+        nonlocal came_to_its_end
         await receive()
         await send({"type": "websocket.accept"})
         distrust(manager)
@@ -252,9 +254,11 @@ def test_an_app_of_an_older_asgi_speaks_to_nobody_and_may_say_goodbye(pki: Pki, 
         assert await receive() == GONE  # as often as it asks
         await send({"type": "websocket.send", "text": "anybody?"})
         await send({"type": "websocket.close", "code": 1000})
+        came_to_its_end = True
 
     server = Server(alice, "2.3")
     run(server, sender, manager)
+    assert came_to_its_end
     assert [message["type"] for message in server.sent] == ["websocket.accept", "websocket.close"]
 
 
