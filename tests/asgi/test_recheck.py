@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from cryptography import x509
@@ -203,6 +205,32 @@ def test_who_would_be_let_in_as_nobody_is_not_taken_for_who_it_was(pki: Pki, ali
     assert app.identity is not None
     assert app.heard == [GONE]
     assert server.sent[-1] == CLOSE
+
+
+def test_what_a_proxy_said_at_the_beginning_is_what_is_judged_again(pki: Pki, alice: Presented) -> None:
+    """The app is not shown the proxy's headers; the judge must be."""
+    manager = manager_of(pki, source="nginx", trusted_proxies=["127.0.0.1"])
+    pem = ssl.DER_cert_to_PEM_cert(alice.leaf)
+    headers = [(b"x-ssl-client-verify", b"SUCCESS"), (b"x-ssl-client-cert", quote(pem, safe="").encode())]
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append((str(scope[IDENTITY_KEY]), scope["headers"]))
+        await receive()
+        await send({"type": "websocket.accept"})
+        await asyncio.sleep(0.1)
+        await send({"type": "websocket.send", "text": "still here"})
+        distrust(manager)
+        seen.append(await receive())
+
+    server = Server(None, headers=headers)
+    run(server, app, manager)
+    assert seen == [(pki.spiffe("shop/alice"), []), GONE]
+    assert [message["type"] for message in server.sent] == [
+        "websocket.accept",
+        "websocket.send",
+        "websocket.close",
+    ]
 
 
 def test_who_came_as_nobody_stays(pki: Pki) -> None:
