@@ -14,7 +14,7 @@ from wsgiref.validate import InputWrapper
 
 from secmiddleware.identity.presentation import presented_on
 from secmiddleware.identity.transport import peer_on
-from secmiddleware.identity.variables import is_about_client, variables_of
+from secmiddleware.identity.variables import about_client, variables_of
 from secmiddleware.messages import (
     IDENTITY_KEY,
     PEER_KEY,
@@ -131,7 +131,7 @@ def show(
     says of the client's certificate is replaced by what was found out. The connection itself goes where it
     has a certificate that was not accepted; else it stays, for apps that speak websocket on it.
     """
-    for name in [name for name in environ if is_about_client(name)]:
+    for name in about_client(environ):
         del environ[name]
     if identity is None:
         for name in _CONNECTIONS:

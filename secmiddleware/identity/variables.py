@@ -23,13 +23,19 @@ _PREFIXES: Final = ("SSL_CLIENT_", "HTTPS_CLIENT_")
 _REDIRECTED: Final = "REDIRECT_"
 # uWSGI's two names of the leaf and its subject; the door to all of mod_ssl's variables; others'.
 _NAMES: Final = frozenset({"HTTPS_CC", "HTTPS_DN", "mod_ssl.var_lookup", "peercert"})
+_BEGINNINGS: Final = (*_PREFIXES, *_NAMES, _REDIRECTED)
 
 # ASN1_TIME_print's, whatever the locale.
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
-def is_about_client(name: str) -> bool:
-    """Whether a server says something of the client's certificate under this name."""
+def about_client(names: Iterable[str]) -> list[str]:
+    """Those of the names under which a server says something of the client's certificate."""
+    # An environ has sixty names, and next to none of these: one look at each has to do.
+    return [name for name in names if name.startswith(_BEGINNINGS) and _is_about_client(name)]
+
+
+def _is_about_client(name: str) -> bool:
     while name.startswith(_REDIRECTED):
         name = name.removeprefix(_REDIRECTED)
     return name.startswith(_PREFIXES) or name in _NAMES
