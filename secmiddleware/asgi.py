@@ -12,9 +12,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from secmiddleware.asgi_lifespan import Lifespan, nothing
+from secmiddleware.asgi_websocket import Socket, deny
 from secmiddleware.engine import Admission, seen_by_the_app
 from secmiddleware.errors import SecMiddlewareError
 from secmiddleware.fields.flows import Flow
@@ -78,7 +81,7 @@ class SecMiddleware:
         """One scope: a lifespan, an HTTP request or a websocket."""
         kind = scope["type"]
         if kind == "lifespan":
-            await _Lifespan(self, scope, receive, send).run()
+            await Lifespan(self.app, self.start, scope, receive, send).run()
         elif kind in ("http", "websocket"):
             await self._exchange(scope, receive, send)
         else:
@@ -91,7 +94,7 @@ class SecMiddleware:
         """
         running = self._manager is not None and self._manager.running
         manager = self._ready(scope)
-        return _nothing if running else manager.stop
+        return nothing if running else manager.stop
 
     def _ready(self, scope: Scope) -> SecurityManager:
         if self._manager is None:
@@ -125,7 +128,7 @@ class SecMiddleware:
             if isinstance(verdict, Refusal):
                 await answer.refuse(verdict)
             else:
-                await self._admitted(verdict, scope, receive, answer, observation)
+                await self._admitted(verdict, scope, receive, answer, head)
         except Exception as raised:
             error = f"{type(raised).__module__}.{type(raised).__qualname__}"
             raise
@@ -142,9 +145,10 @@ class SecMiddleware:
         scope: Scope,
         receive: Receive,
         answer: _Answer,
-        observation: Observation,
+        came: RequestHead,
     ) -> None:
-        show(scope, admission.identity, admission.claims)
+        observation = answer.observation
+        show(scope, admission.identity, admission.claims, admission.unaccepted)
         head = observation.head
         if not admission.request.passive:
             upload = _Upload(admission.request, receive, observation)
@@ -155,11 +159,35 @@ class SecMiddleware:
             head, receive = rewritten, upload.receive
         scope["headers"] = list(head.headers)
         flow = admission.respond(head.method)
+        send = answer.watched if observation.watches else answer.send
         with observation.active():
             if not flow.passive:
                 await _Download(flow, answer, observation).drive(self.app, scope, receive)
+            elif head.protocol == "websocket":
+                await self._connected(admission, scope, receive, send, answer, came)
             else:
-                await self.app(scope, receive, answer.watched if observation.watches else answer.send)
+                await self.app(scope, receive, send)
+
+    async def _connected(
+        self,
+        admission: Admission,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        answer: _Answer,
+        came: RequestHead,
+    ) -> None:
+        manager = self._manager
+        if manager is None or manager.settings.mtls.recheck is None:
+            await self.app(scope, receive, send)
+            return
+        # The head that came, and not what is left of it for the app: a proxy's word stands in its headers.
+        judge, recheck = partial(manager.admit, came), manager.settings.mtls.recheck
+        socket = Socket(receive, send, judge=judge, recheck=recheck, deny=answer.deny)
+        try:
+            await socket.drive(self.app, scope, admission)
+        finally:
+            answer.refusal = socket.refusal
 
     def _tell_of_a_silent_server(self, scope: Scope) -> None:
         if self._silent_server_told or hands_over(scope) or scope.get("scheme") not in ("https", "wss"):
@@ -169,10 +197,6 @@ class SecMiddleware:
             "this server says nothing about client certificates, so nobody can be recognised: serve with "
             "`secmiddleware run`, or give uvicorn `--http secmiddleware.servers.uvicorn:H11Protocol`"
         )
-
-
-def _nothing() -> None:
-    """Stops nothing: it was running before us."""
 
 
 def _on_asyncio() -> bool:
@@ -250,7 +274,7 @@ class _Answer:
         self.refusal: Refusal | None = None
         self._scope = scope
         self._receive = receive
-        self._observation = observation
+        self.observation = observation
 
     async def watched(self, message: Message) -> None:
         """The server's `send`, with an eye on the status."""
@@ -261,30 +285,31 @@ class _Answer:
                 self.status = _SWITCHING_PROTOCOLS
         await self.send(message)
 
-    async def head(self, head: ResponseHead, prefix: str = "") -> None:
+    async def head(self, head: ResponseHead) -> None:
         """Send a response's head."""
         self.status = head.status
-        start = f"{prefix}http.response.start"
+        start = "http.response.start"
         await self.send({"type": start, "status": head.status, "headers": list(head.headers)})
 
-    async def body(self, data: bytes, *, more: bool, prefix: str = "") -> None:
+    async def body(self, data: bytes, *, more: bool) -> None:
         """Send a piece of its body."""
-        await self.send({"type": f"{prefix}http.response.body", "body": data, "more_body": more})
+        await self.send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def refuse(self, refusal: Refusal) -> None:
-        """Send the problem in place of a response; close a websocket with 1008 where it cannot have one."""
+        """Send the problem in place of a response, or of a websocket's acceptance."""
         self.refusal = refusal
-        prefix = ""
         if self._scope["type"] == "websocket":
             await self._receive()  # websocket.connect: nothing may be sent before it
-            if "websocket.http.response" not in (self._scope.get("extensions") or {}):
-                await self.send({"type": "websocket.close", "code": 1008, "reason": refusal.code})
-                return
-            prefix = "websocket."
-        head, problem = refusal.problem(self._observation.trace_id or "")
-        await self.head(head, prefix)
+            await self.deny(refusal)
+            return
+        head, problem = refusal.problem(self.observation.trace_id or "")
+        await self.head(head)
         bodiless = self._scope.get("method") == "HEAD"
-        await self.body(b"" if bodiless else problem, more=False, prefix=prefix)
+        await self.body(b"" if bodiless else problem, more=False)
+
+    async def deny(self, refusal: Refusal) -> None:
+        """Send the problem in place of a websocket; close it with 1008 where it cannot have one."""
+        self.status = await deny(self._scope, self.send, refusal, self.observation.trace_id or "")
 
 
 class _Download:
@@ -347,78 +372,3 @@ class _Download:
                     self._ended = True
                     await self._answer.refuse(event)
                     return
-
-
-class _Lifespan:
-    """The lifespan of the app with ours round it: started before the app, stopped after it.
-
-    Where the app does not speak lifespan (it raises, or returns without an answer), the answers are ours.
-    What it has raised then is raised in place of the last one: a server that serves such apps ends all the
-    same, and a test client shows it to the test.
-    """
-
-    def __init__(self, shell: SecMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
-        self._shell = shell
-        self._scope = scope
-        self._receive = receive
-        self._send = send
-        self._first: Message | None = None
-        self._answered = False
-        self._failed = False
-        self._asked_to_stop = False
-        self._ended = False
-        self._stop: Callable[[], None] = _nothing
-        self._raised: Exception | None = None
-
-    async def run(self) -> None:
-        """From startup to shutdown."""
-        self._first = await self._receive()
-        try:
-            self._stop = self._shell.start(self._scope)
-        except SecMiddlewareError as error:
-            await self._send({"type": "lifespan.startup.failed", "message": f"secmiddleware: {error}"})
-            raise  # as Starlette does: its test client takes whoever returns for started
-        try:
-            await self._app_lifespan()
-            if not self._failed:
-                await self._finish_for_the_app()
-        finally:
-            self._stop()
-        if self._raised is not None:
-            raise self._raised
-        if not self._failed and not self._ended:
-            await self._send({"type": "lifespan.shutdown.complete"})
-
-    async def _app_lifespan(self) -> None:
-        try:
-            await self._shell.app(self._scope, self._receive_for_app, self._send_for_app)
-        except Exception as raised:
-            if self._answered or self._failed:
-                raise
-            self._raised = raised
-            logger.info("the app does not speak the lifespan protocol; it is answered for it")
-
-    async def _finish_for_the_app(self) -> None:
-        if not self._answered:
-            await self._send({"type": "lifespan.startup.complete"})
-        if not self._asked_to_stop:
-            await self._receive()
-
-    async def _receive_for_app(self) -> Message:
-        if self._first is not None:
-            message, self._first = self._first, None
-            return message
-        message = await self._receive()
-        self._asked_to_stop = message["type"] == "lifespan.shutdown"
-        return message
-
-    async def _send_for_app(self, message: Message) -> None:
-        match message["type"]:
-            case "lifespan.startup.complete":
-                self._answered = True
-            case "lifespan.startup.failed":
-                self._failed = True
-            case "lifespan.shutdown.complete" | "lifespan.shutdown.failed":
-                self._ended = True
-                self._stop()  # before the server hears of it and ends the process
-        await self._send(message)

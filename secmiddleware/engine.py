@@ -22,7 +22,7 @@ from secmiddleware.identity.patterns import NamePattern
 from secmiddleware.identity.policy import Policy, Rule, decide
 from secmiddleware.identity.proxies import Proxy
 from secmiddleware.identity.speaker import identify
-from secmiddleware.messages import Identity, Presented, Refusal, RequestHead, TokenClaims
+from secmiddleware.messages import Identity, Presented, Refusal, RequestHead, TokenClaims, Unaccepted
 from secmiddleware.paths import PathPattern, judge_path
 
 # A place set is one bit a place; a service has a handful of them in practice, and a caller can only reach
@@ -77,6 +77,8 @@ class Snapshot:
     """Who hands over certificates in the server's place, and how; None where the server itself does."""
     reveal: Mapping[str, tuple[NamePattern, ...]] = field(default_factory=dict)
     """For each field: who gets plaintext in a response."""
+    shows_unaccepted: bool = False
+    """Whether an optional route lets in, as nobody, whose certificate is not accepted."""
     reads_paths: bool = True
     """Whether anything depends on the path; where nothing does, it is not judged: no reader is misled."""
     tokens: TokenJudge | None = None
@@ -96,6 +98,8 @@ class Admission:
     plan: Plan = field(repr=False)
     claims: TokenClaims | None = field(default=None, repr=False)
     """What the caller's bound token says, where the rule requires one."""
+    unaccepted: Unaccepted | None = None
+    """What was presented in vain, where the settings let its bearer in as nobody."""
 
     def respond(self, method: str) -> Flow:
         """What happens to the response; to be asked for when the request flow has ended, not before.
@@ -116,8 +120,9 @@ def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | R
     In this order: can the path be read in one way only, is the certificate good, may this identity come here,
     is there a token bound to the certificate where one is required.
     A certificate that is presented and is not good is refused also where none is required: what cannot be
-    judged is not let in. Where the route says `off`, a certificate is not looked at and the app sees no
-    identity. A CORS preflight without a certificate is let in where the route says so, as nobody.
+    judged is not let in, unless the settings show its bearer to an optional route, as nobody. Where the route
+    says `off`, a certificate is not looked at and the app sees no identity. A CORS preflight without a
+    certificate is let in where the route says so, as nobody.
     """
     path = judge_path(head, snapshot.mount) if snapshot.reads_paths else "/"
     if isinstance(path, Refusal):
@@ -126,37 +131,64 @@ def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | R
     rule = snapshot.policy.rule_for(path, "GET" if head.protocol == "websocket" else head.method)
     if isinstance(rule, Refusal):
         return replace(rule, presented=head.presented if snapshot.proxy is None else None)
-    identity: Identity | None = None
-    claims: TokenClaims | None = None
-    as_preflight = False
-    if rule.client != "off":
-        presented = _presented(head, snapshot, now)
-        if isinstance(presented, Refusal):
-            return presented
-        if presented is not None:
-            who = identify(presented, snapshot.trust, now)
-            if isinstance(who, Refusal):
-                return replace(who, presented=presented)
-            identity = who
-        refusal = decide(rule, identity)
-        if refusal is not None:
-            as_preflight = presented is None and snapshot.policy.lets_preflight(path, head)
-            if not as_preflight:
-                return replace(refusal, identity=identity, presented=presented)
-        else:
-            bound = _claims(head, rule, identity, snapshot, now)
-            if isinstance(bound, Refusal):
-                return replace(bound, identity=identity, presented=presented)
-            claims = bound
+    caller = _NOBODY if rule.client == "off" else _caller(head, rule, path, snapshot, now)
+    if isinstance(caller, Refusal):
+        return caller
+    identity = caller.identity
     plan = snapshot.places.plan_for(path)
     if head.protocol == "websocket" and plan.marks_anything:
         # Messages of a websocket are not rewritten: on a marked route they would pass unread, both ways.
         return Refusal("payload_encoding", "fields", identity)
     exchange = Exchange(snapshot.keyring, now, identity, _revealed(snapshot, identity))
     request = plan.request_flow(exchange)
-    if as_preflight:
-        request = Bodiless(request)
-    return Admission(identity, _for_the_app(head, snapshot), request, exchange, plan, claims)
+    return Admission(
+        identity,
+        _for_the_app(head, snapshot),
+        Bodiless(request) if caller.by_preflight else request,
+        exchange,
+        plan,
+        caller.claims,
+        caller.unaccepted,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """Who may come in, and what is known beside: claims of a bound token, a certificate that is not good."""
+
+    identity: Identity | None = None
+    claims: TokenClaims | None = None
+    unaccepted: Unaccepted | None = None
+    by_preflight: bool = False
+
+
+_NOBODY: Final = _Caller()
+
+
+def _caller(head: RequestHead, rule: Rule, path: str, snapshot: Snapshot, now: datetime) -> _Caller | Refusal:
+    """Who comes in by a rule that looks at certificates, or why nobody does."""
+    presented = _presented(head, snapshot, now)
+    if isinstance(presented, Refusal):
+        return presented
+    identity: Identity | None = None
+    unaccepted: Unaccepted | None = None
+    if presented is not None:
+        who = identify(presented, snapshot.trust, now)
+        if isinstance(who, Identity):
+            identity = who
+        elif rule.client == "optional" and snapshot.shows_unaccepted and _was_judged(who):
+            unaccepted = Unaccepted.of(who.code, presented)
+        else:
+            return replace(who, presented=presented)
+    refusal = decide(rule, identity)
+    if refusal is not None:
+        if presented is None and snapshot.policy.lets_preflight(path, head):
+            return _Caller(by_preflight=True)
+        return replace(refusal, identity=identity, presented=presented)
+    claims = _claims(head, rule, identity, snapshot, now)
+    if isinstance(claims, Refusal):
+        return replace(claims, identity=identity, presented=presented)
+    return _Caller(identity, claims, unaccepted)
 
 
 def _presented(head: RequestHead, snapshot: Snapshot, now: datetime) -> Presented | Refusal | None:
@@ -185,6 +217,11 @@ def _claims(
     if isinstance(claims, Refusal):
         return replace(claims, where=f"{rule.where}.require_bound_token")
     return claims
+
+
+def _was_judged(refusal: Refusal) -> bool:
+    """Whether a certificate is not accepted; else it could not be told (`revocation_unavailable`)."""
+    return refusal.code.startswith("certificate_")
 
 
 def _revealed(snapshot: Snapshot, identity: Identity | None) -> frozenset[str]:

@@ -14,11 +14,13 @@ from wsgiref.validate import InputWrapper
 
 from secmiddleware.identity.presentation import presented_on
 from secmiddleware.identity.transport import peer_on
+from secmiddleware.identity.variables import about_client, variables_of
 from secmiddleware.messages import (
     IDENTITY_KEY,
     PEER_KEY,
     PRESENTED_KEY,
     TOKEN_CLAIMS_KEY,
+    UNACCEPTED_KEY,
     Headers,
     Identity,
     Peer,
@@ -26,6 +28,7 @@ from secmiddleware.messages import (
     Refusal,
     RequestHead,
     TokenClaims,
+    Unaccepted,
     header_values,
 )
 
@@ -33,6 +36,8 @@ RAISED_KEY: Final = "secmiddleware.raised"
 """Where an adapter tells the type of what the app has raised, if the framework made a page of it."""
 
 _SOCKET: Final = "gunicorn.socket"
+_CONNECTIONS: Final = (_SOCKET, "gunicorn.sock", "werkzeug.socket")
+"""The client's connection itself, as servers hand it to apps."""
 
 # CGI names that are not HTTP_ and the header's name (RFC 3875 §4.1.2, §4.1.3).
 _KEY_OF: Final = {b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH"}
@@ -47,8 +52,7 @@ _PASSAGES: Final = (
     "wsgi.file_wrapper",
     "wsgi.early_hints",
     "gunicorn.http2.send_trailers",
-    _SOCKET,
-    "werkzeug.socket",
+    *_CONNECTIONS,
 )
 
 # RFC 9110 §9.3: to these, content is what they are about.
@@ -115,10 +119,28 @@ def route_of(environ: WSGIEnvironment) -> str | None:
     return environ.get("SCRIPT_NAME", "") + rule if isinstance(rule, str) else None
 
 
-def show(environ: WSGIEnvironment, identity: Identity | None, claims: TokenClaims | None) -> None:
-    """Let the app see who is calling and with what token, and nothing of what was presented."""
+def show(
+    environ: WSGIEnvironment,
+    identity: Identity | None,
+    claims: TokenClaims | None,
+    unaccepted: Unaccepted | None = None,
+) -> None:
+    """Let the app see who is calling and with what token, and nothing that was not accepted.
+
+    `unaccepted` is what the settings let it see all the same, apart from any identity. Whatever the server
+    says of the client's certificate is replaced by what was found out. The connection itself goes where it
+    has a certificate that was not accepted; else it stays, for apps that speak websocket on it.
+    """
+    for name in about_client(environ):
+        del environ[name]
+    if identity is None:
+        for name in _CONNECTIONS:
+            if _has_certificate(environ.get(name)):
+                del environ[name]
+    environ.update(variables_of(identity))
     environ[IDENTITY_KEY] = identity
     environ[TOKEN_CLAIMS_KEY] = claims
+    environ[UNACCEPTED_KEY] = unaccepted
     environ[PRESENTED_KEY] = None
 
 
@@ -135,6 +157,15 @@ def put_headers(environ: WSGIEnvironment, before: Headers, after: Headers) -> No
             environ[key] = b",".join(values).decode("latin-1")
         else:
             environ.pop(key, None)
+
+
+def _has_certificate(connection: object) -> bool:
+    if not isinstance(connection, ssl.SSLSocket):
+        return False
+    try:
+        return connection.getpeercert(binary_form=True) is not None
+    except (OSError, ValueError, AttributeError):  # its handshake is still to come, or it is closed
+        return True
 
 
 def without_passages(environ: WSGIEnvironment) -> WSGIEnvironment:

@@ -6,6 +6,7 @@ reads a clock or names a framework.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ TOKEN_CLAIMS_KEY: Final = "secmiddleware.token_claims"  # noqa: S105  (a name)
 
 TokenClaims = Mapping[str, Any]
 """What a verified token says, JSON as Python has it, with mappings and tuples that cannot be changed."""
+
+UNACCEPTED_KEY: Final = "secmiddleware.unaccepted"
+"""The scope or environ key under which the app finds an `Unaccepted`, or None; always overwritten."""
 
 
 def header_values(headers: Headers, name: bytes) -> list[bytes]:
@@ -152,6 +156,26 @@ class Identity:
             else char.encode("unicode_escape").decode("ascii")
             for char in self.name
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Unaccepted:
+    """A certificate that was presented and not accepted, for an app that asks for it: it speaks for nobody.
+
+    It has no names on purpose: whoever made the certificate chose them.
+    """
+
+    code: str
+    """Why it was not accepted: `certificate_expired` and others."""
+    sha256: str
+    """SHA-256 of the leaf as it was presented, lower-case hex."""
+    der: bytes = field(repr=False, compare=False)
+    """The leaf as it was presented; it may be no certificate at all."""
+
+    @classmethod
+    def of(cls, code: str, presented: Presented) -> Unaccepted:
+        """What there is to see of a presented certificate."""
+        return cls(code, hashlib.sha256(presented.leaf).hexdigest(), presented.leaf)
 
 
 # The closed set of DESIGN: the same word in the problem, in `error.type` and in the audit log.

@@ -5,10 +5,13 @@ The types of ASGI 3 are here too. Nothing is decided here.
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import lru_cache
 from typing import Any
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from secmiddleware.identity.presentation import presented_in
 from secmiddleware.messages import (
@@ -16,11 +19,13 @@ from secmiddleware.messages import (
     PEER_KEY,
     PRESENTED_KEY,
     TOKEN_CLAIMS_KEY,
+    UNACCEPTED_KEY,
     Identity,
     Peer,
     Presented,
     RequestHead,
     TokenClaims,
+    Unaccepted,
 )
 
 Scope = MutableMapping[str, Any]
@@ -73,22 +78,36 @@ def route_of(scope: Scope) -> str | None:
     return route if any(f"/{value}/" in f"{prefix}/" for value in parameters.values()) else prefix + route
 
 
-def show(scope: Scope, identity: Identity | None, claims: TokenClaims | None) -> None:
-    """Let the app see who is calling and with what token, and nothing that was not accepted."""
+def show(
+    scope: Scope,
+    identity: Identity | None,
+    claims: TokenClaims | None,
+    unaccepted: Unaccepted | None = None,
+) -> None:
+    """Let the app see who is calling and with what token, and nothing that was not accepted.
+
+    `unaccepted` is what the settings let it see all the same, apart from any identity.
+    """
     scope[IDENTITY_KEY] = identity
     scope[TOKEN_CLAIMS_KEY] = claims
+    scope[UNACCEPTED_KEY] = unaccepted
     presented = scope.get(PRESENTED_KEY)
     scope[PRESENTED_KEY] = None
     extensions = scope.get("extensions") or {}
     if identity is None and "tls" not in extensions:
         return
-    chain = () if identity is None else _pem_chain(identity.der, presented)
+    theirs = extensions.get("tls")
     tls = {
         "server_cert": None,
         "tls_version": None,
         "cipher_suite": None,
-        **(extensions.get("tls") or {}),
-        "client_cert_chain": chain,
+        # What a server says of the client's certificate, it may say under names that are still to come.
+        **{
+            name: value
+            for name, value in (theirs.items() if isinstance(theirs, Mapping) else ())
+            if not str(name).startswith("client_cert")
+        },
+        "client_cert_chain": () if identity is None else _pem_chain(identity.der, presented),
         "client_cert_name": identity.subject if identity is not None else None,
         "client_cert_error": None,
     }
@@ -97,5 +116,25 @@ def show(scope: Scope, identity: Identity | None, claims: TokenClaims | None) ->
 
 @lru_cache(maxsize=1024)
 def _pem_chain(leaf: bytes, presented: Presented | None) -> tuple[str, ...]:
-    rest = presented.chain if presented is not None else ()
-    return tuple(ssl.DER_cert_to_PEM_cert(der) for der in (leaf, *rest))
+    """The leaf, and of what was presented with it each certificate that signed the one before it.
+
+    A caller may send others along, somebody's own among them; they are not accepted for having been sent.
+    """
+    path = [x509.load_der_x509_certificate(leaf)]
+    sent = () if presented is None else presented.chain
+    others = [x509.load_der_x509_certificate(der) for der in sent]
+    while others:
+        issuer = next((other for other in others if _signed(path[-1], other)), None)
+        if issuer is None:
+            break
+        others.remove(issuer)
+        path.append(issuer)
+    return tuple(certificate.public_bytes(Encoding.PEM).decode("ascii") for certificate in path)
+
+
+def _signed(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return certificate != issuer

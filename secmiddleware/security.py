@@ -96,6 +96,7 @@ class SecurityManager:
                 for name, field in settings.fields.items()
                 if field.reveal_to
             },
+            shows_unaccepted=settings.mtls.unaccepted == "show",
             reads_paths=_reads_paths(settings),
             tokens=tokens_of(settings),
         )

@@ -116,7 +116,7 @@ class SecMiddleware:
         self, came: RequestHead, admission: Admission, environ: WSGIEnvironment, exchange: _Exchange
     ) -> Iterable[bytes]:
         observation = exchange.observation
-        show(environ, admission.identity, admission.claims)
+        show(environ, admission.identity, admission.claims, admission.unaccepted)
         head = observation.head
         if not admission.request.passive:
             upload = Upload(admission.request, environ, observation)

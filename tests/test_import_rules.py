@@ -27,7 +27,7 @@ FRAMEWORK_OF = {
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"asgi", "wsgi", "wsgi_input", "servers", "client", "testing"},
+    {"asgi", "asgi_lifespan", "asgi_websocket", "wsgi", "wsgi_input", "servers", "client", "testing"},
     {"security"},
     {"engine", "rotation", "telemetry", "settings", "scopes", "environs"},
     {"identity", "fields"},
@@ -38,6 +38,8 @@ FLOOR = len(LAYERS) - 1  # the base modules may use each other
 
 # Rooms side by side do not know each other, but for these, each in one direction.
 NEIGHBOURS = {
+    ("asgi", "asgi_lifespan"),  # the shell is what starts and stops within it
+    ("asgi", "asgi_websocket"),  # the shell puts it round an app's receive and send
     ("wsgi", "wsgi_input"),  # the shell drives the body
     ("servers", "asgi"),  # what a server hook wraps is the shell
     ("servers", "wsgi"),

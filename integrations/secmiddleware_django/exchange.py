@@ -59,7 +59,8 @@ class Exchange:
         if isinstance(self._verdict, Refusal):
             self._refuse(self._verdict)
             return False
-        show(self._request, self._verdict.identity, self._verdict.claims)
+        verdict = self._verdict
+        show(self._request, verdict.identity, verdict.claims, verdict.unaccepted)
         setattr(self._request, _RAISED, self._raised)
         if self._verdict.request.passive:
             put_headers(self._request, self._came, self.observation.head)

@@ -18,7 +18,16 @@ from django.http import HttpRequest
 from secmiddleware import environs, scopes
 from secmiddleware.fields.flows import Flow
 from secmiddleware.identity import presentation
-from secmiddleware.messages import Body, Event, Head, Identity, Refusal, RequestHead, TokenClaims
+from secmiddleware.messages import (
+    Body,
+    Event,
+    Head,
+    Identity,
+    Refusal,
+    RequestHead,
+    TokenClaims,
+    Unaccepted,
+)
 from secmiddleware.telemetry.observer import Observation
 
 # What is read at once, where all of a body is wanted.
@@ -50,14 +59,19 @@ def hands_over(request: HttpRequest) -> bool:
     return environs.hands_over(request.environ)
 
 
-def show(request: HttpRequest, identity: Identity | None, claims: TokenClaims | None) -> None:
-    """Let the app see who is calling and with what token, and nothing of what was presented."""
+def show(
+    request: HttpRequest,
+    identity: Identity | None,
+    claims: TokenClaims | None,
+    unaccepted: Unaccepted | None,
+) -> None:
+    """Let the app see who is calling and with what token, and nothing that was not accepted."""
     request.client_identity = identity
     request.token_claims = claims
     if hasattr(request, "scope"):
-        scopes.show(request.scope, identity, claims)
+        scopes.show(request.scope, identity, claims, unaccepted)
     else:
-        environs.show(request.environ, identity, claims)
+        environs.show(request.environ, identity, claims, unaccepted)
 
 
 def route_of(request: HttpRequest) -> str | None:

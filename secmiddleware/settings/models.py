@@ -69,6 +69,8 @@ _MOST_METHODS: Final = 100
 _LONGEST_TEXT: Final = 2000
 # A uid has 32 bits, and the last one stands for "nobody said" (POSIX chown).
 _MOST_USERS: Final = (1 << 32) - 1
+# Certificates end on whole seconds, and a process may hold thousands of sockets.
+_SHORTEST_RECHECK: Final = timedelta(seconds=1)
 
 
 def _base(info: ValidationInfo) -> Path:
@@ -100,6 +102,15 @@ def _positive_duration(value: object) -> timedelta:
     duration = _duration(value)
     if not duration:
         raise SettingError("must be longer than zero")
+    return duration
+
+
+def _recheck(value: object) -> timedelta | None:
+    if value == "off":
+        return None
+    duration = _duration(value)
+    if duration < _SHORTEST_RECHECK:
+        raise SettingError('must be at least "1s"; "off" judges a websocket only when it begins')
     return duration
 
 
@@ -314,6 +325,10 @@ _SIZE: Any = Annotated[int, Field(gt=0, le=LARGEST)] | Annotated[str, Field(patt
 
 Duration = Annotated[timedelta, BeforeValidator(_duration, json_schema_input_type=_DURATION)]
 PositiveDuration = Annotated[timedelta, BeforeValidator(_positive_duration, json_schema_input_type=_DURATION)]
+Recheck = Annotated[
+    timedelta | None,
+    BeforeValidator(_recheck, json_schema_input_type=_DURATION | Literal["off"]),
+]
 Size = Annotated[int, BeforeValidator(_size, json_schema_input_type=_SIZE)]
 PathSetting = Annotated[Path, BeforeValidator(_path, json_schema_input_type=str)]
 Broker = Annotated[SecretStr, BeforeValidator(_broker, json_schema_input_type=_REFERENCE), IsReference()]
@@ -434,6 +449,16 @@ class MtlsSettings(Section):
     crl: tuple[PathSetting, ...] = Field(default=(), description="Lists of revoked certificates.")
     missing_crl: Literal["refuse", "allow"] = Field(
         default="refuse", description="What to do without a current list."
+    )
+    recheck: Recheck = Field(
+        default=timedelta(minutes=1),
+        description="How often an open websocket is judged again, and ended where its certificate is over, "
+        'revoked or not trusted any more; "off": never.',
+    )
+    unaccepted: Literal["refuse", "show"] = Field(
+        default="refuse",
+        description="On an optional route, a certificate that is not accepted: refuse it, or let its bearer "
+        "in as nobody and show the app why.",
     )
 
 

@@ -91,6 +91,10 @@ def _mtls(settings: Settings) -> Iterator[Note]:
         message = f"is empty, but {write_path(asking)} asks for certificates, and none would be accepted"
         hint = 'name the CA of the callers, as in trust = ["pki/ca.pem"]'
         yield Mistake(("mtls", "trust"), message, hint), (asking, ("mtls", "client"), ("routes",))
+    if mtls.unaccepted == "show" and not any(client == "optional" for _, client in _clients(settings)):
+        message = '"show" has nothing to show: no route has client = "optional"'
+        hint = 'leave it "refuse", or make the certificate optional somewhere'
+        yield Mistake(("mtls", "unaccepted"), message, hint), (("mtls", "client"), ("routes",))
     if mtls.certificate is not None and mtls.key is None:
         message = "is missing: the certificate is of no use without its private key"
         yield Mistake(("mtls", "key"), message), (("mtls", "certificate"),)

@@ -189,7 +189,11 @@ class _Seen:
         if isinstance(self._begun.verdict, Refusal):
             return {}
         code = None
-        if refusal is not None and record.error is None:
+        if refusal is not None and self._begun.head.protocol == "websocket":
+            # Its messages pass untouched: it was open, and is not let in any more.
+            now_ns = time.time_ns()
+            self._add_child("authenticate", now_ns, now_ns, {}, refusal.code)
+        elif refusal is not None and record.error is None:
             code = refusal.code
             failed: Stage = "response" if self._app_called else "request"
             if not self._stages or self._stages[-1][0] != failed:

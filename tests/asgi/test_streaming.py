@@ -59,7 +59,10 @@ def test_on_an_unmarked_route_the_app_gets_the_very_receive_and_send_of_the_serv
     assert got_send is send
 
 
-def test_a_websocket_gets_the_very_receive_and_send_of_the_server(settings: dict[str, Any]) -> None:
+def test_a_websocket_that_is_not_judged_again_gets_the_very_receive_and_send_of_the_server(
+    settings: dict[str, Any],
+) -> None:
+    settings = {**settings, "mtls": {**settings["mtls"], "recheck": "off"}}
     app = Keeps()
     scope = http_scope("/live", type="websocket", scheme="wss")
     _, receive, send = what_the_app_gets(protected(app, settings), scope)

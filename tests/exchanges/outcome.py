@@ -136,6 +136,8 @@ def check_seen(world: World, row: Exchange, seen: Sequence[dict[str, Any]]) -> N
     what = seen[0]
     assert what["presented"] is None, f"{row.name}: the app sees what was presented, judged or not"
     assert what["sub"] == wanted.get("sub"), f"{row.name}: the app sees the claims of {what['sub']}"
+    assert what["unaccepted"] == wanted.get("unaccepted"), f"{row.name}: {what['unaccepted']} is shown"
+    assert (what["verify"] == "SUCCESS") == (what["identity"] is not None), f"{row.name}: {what['verify']}"
     headers: list[tuple[str, str]] = what["headers"]
     for key, value in wanted.items():
         shown = f"{row.name}: {key} of {what}"

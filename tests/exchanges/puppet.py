@@ -7,7 +7,23 @@ from typing import Any
 
 from exchanges.table import App, Exchange
 from exchanges.world import World, to_bytes, to_text
-from secmiddleware.messages import IDENTITY_KEY, PRESENTED_KEY, TOKEN_CLAIMS_KEY
+from secmiddleware.messages import IDENTITY_KEY, PRESENTED_KEY, TOKEN_CLAIMS_KEY, UNACCEPTED_KEY
+
+
+def shown(around: Any) -> dict[str, Any]:
+    """What a scope or an environ says of a certificate beside the identity."""
+    unaccepted = around[UNACCEPTED_KEY]
+    if "type" in around:
+        chain = around.get("extensions", {}).get("tls", {}).get("client_cert_chain")
+        verify = "SUCCESS" if chain else "NONE"
+    else:
+        verify = around["SSL_CLIENT_VERIFY"]
+        assert ("SSL_CLIENT_CERT" in around) == (verify == "SUCCESS")
+    return {
+        "presented": around[PRESENTED_KEY],
+        "unaccepted": unaccepted and unaccepted.code,
+        "verify": verify,
+    }
 
 
 class ToldToRaiseError(Exception):
@@ -52,7 +68,7 @@ class Puppet:
                 "identity": str(identity) if identity is not None else None,
                 "sub": claims["sub"] if claims is not None else None,
                 "peer": scope["client"][0],
-                "presented": scope[PRESENTED_KEY],
+                **shown(scope),
             }
         )
         await self._answer(body, scope, send)

@@ -9,9 +9,8 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse, Unread
 from django.urls import re_path
 
 from exchanges.outcome import Recorder
-from exchanges.puppet import Puppet, ToldToRaiseError
+from exchanges.puppet import Puppet, ToldToRaiseError, shown
 from exchanges.world import to_text
-from secmiddleware.messages import PRESENTED_KEY
 from secmiddleware_django import SecMiddleware
 
 
@@ -47,7 +46,7 @@ class DjangoPuppet(Puppet):
                 "identity": str(identity) if identity is not None else None,
                 "sub": claims["sub"] if claims is not None else None,
                 "peer": request.META["REMOTE_ADDR"],
-                "presented": (request.scope if asynchronous else request.environ)[PRESENTED_KEY],
+                **shown(request.scope if asynchronous else request.environ),
             }
         )
         return self.respond(body, request, asynchronous=asynchronous)

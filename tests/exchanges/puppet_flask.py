@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from flask import Response, g, request
 from werkzeug.exceptions import ClientDisconnected
 
-from exchanges.puppet import Puppet, ToldToRaiseError
+from exchanges.puppet import Puppet, ToldToRaiseError, shown
 from exchanges.world import to_text
-from secmiddleware.messages import PRESENTED_KEY
 
 
 class FlaskPuppet(Puppet):
@@ -33,7 +32,7 @@ class FlaskPuppet(Puppet):
                 "identity": str(identity) if identity is not None else None,
                 "sub": claims["sub"] if claims is not None else None,
                 "peer": request.remote_addr,
-                "presented": request.environ[PRESENTED_KEY],
+                **shown(request.environ),
             }
         )
         return self.respond(body)

@@ -12,9 +12,8 @@ from typing import Any, Final
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
-from exchanges.puppet import Puppet, ToldToRaiseError
+from exchanges.puppet import Puppet, ToldToRaiseError, shown
 from exchanges.world import to_text
-from secmiddleware.messages import PRESENTED_KEY
 
 EVERY_METHOD: Final = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT"]
 
@@ -44,7 +43,7 @@ class StarlettePuppet(Puppet):
                 "identity": str(identity) if identity is not None else None,
                 "sub": claims["sub"] if claims is not None else None,
                 "peer": request.client.host,
-                "presented": request.scope[PRESENTED_KEY],
+                **shown(request.scope),
             }
         )
         return self.respond(request, body)

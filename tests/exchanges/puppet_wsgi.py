@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
-from exchanges.puppet import Puppet, ToldToRaiseError
+from exchanges.puppet import Puppet, ToldToRaiseError, shown
 from exchanges.world import to_text
 from exchanges.wsgi_server import NO_CONTENT
-from secmiddleware.messages import IDENTITY_KEY, PRESENTED_KEY, TOKEN_CLAIMS_KEY
+from secmiddleware.messages import IDENTITY_KEY, TOKEN_CLAIMS_KEY
 
 
 class WsgiPuppet(Puppet):
@@ -42,7 +42,7 @@ class WsgiPuppet(Puppet):
                 "identity": str(identity) if identity is not None else None,
                 "sub": claims["sub"] if claims is not None else None,
                 "peer": environ["REMOTE_ADDR"],
-                "presented": environ[PRESENTED_KEY],
+                **shown(environ),
             }
         )
         yield from self._respond(body, dict(headers), start_response)

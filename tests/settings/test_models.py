@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from settings.documents import FULL, KEYS, MTLS, SERVICE
 
@@ -132,3 +134,27 @@ def test_what_is_no_path_is_refused_for_what_it_is(place, path):
     (found,) = place.findings(SERVICE + f"[mtls]\ntrust = [{toml(path)}]\n")
     assert found.key.startswith("mtls.trust[0]")
     assert "x" * 100 not in found.message
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("1s", timedelta(seconds=1)), ("1m", timedelta(minutes=1)), ("12h", timedelta(hours=12)), ("off", None)],
+)
+def test_an_open_websocket_is_judged_again_as_often_as_the_file_says_or_never(place, value, expected):
+    assert place.load(SERVICE + MTLS + f'recheck = "{value}"\n').mtls.recheck == expected
+    assert place.load(SERVICE + MTLS, {"SECMIDDLEWARE__MTLS__RECHECK": value}).mtls.recheck == expected
+
+
+def test_without_a_word_an_open_websocket_is_judged_every_minute(place):
+    assert place.load(SERVICE + MTLS).mtls.recheck == timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    "value", ['"0s"', '"999ms"', '"-1m"', '"no"', '""', '"OFF"', "60", "false", '"40000d"']
+)
+def test_what_is_no_pace_of_judging_again_is_a_mistake(place, value):
+    (found,) = place.findings(SERVICE + MTLS + f"recheck = {value}\n")
+    assert found.key == "mtls.recheck"
+    if value in ('"0s"', '"999ms"'):
+        assert 'at least "1s"' in str(found)
+        assert '"off"' in str(found)

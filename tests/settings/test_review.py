@@ -74,6 +74,14 @@ CONTRADICTIONS = {
     "a key without its certificate": (
         SERVICE + MTLS + 'key = "pki/server.key"\n', "mtls.certificate", "[mtls]", "is missing",
     ),
+    "what is not accepted is shown where everybody is refused": (
+        SERVICE + MTLS + 'unaccepted = "show"\n', "mtls.unaccepted", "unaccepted", "has nothing to show",
+    ),
+    "what is not accepted is shown where nobody is looked at": (
+        SERVICE + MTLS + 'unaccepted = "show"\nclient = "off"\n[[routes]]\npath = "/a"\n'
+        'client = "required"\n',
+        "mtls.unaccepted", "unaccepted", "has nothing to show",
+    ),
     "names are allowed where no certificate is asked for": (
         SERVICE + MTLS + '[[routes]]\npath = "/a"\nclient = "off"\nallow = ["dns:a.org"]\n',
         "routes[0].allow", "allow", 'client is "off"',

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +15,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from secmiddleware.asgi import SecMiddleware
 from secmiddleware.certificates.authority import Authority
+from secmiddleware.certificates.judgement import Trust
+from secmiddleware.security import SecurityManager
 from telemetry.conftest import CALLER, Shop, presented
 from telemetry.seeing import Sdk
 from telemetry.shells import Request, Shell, through_asgi
@@ -256,6 +260,37 @@ def test_a_websocket_is_a_span_as_long_as_it_lasts(shop: Shop, sdk: Sdk) -> None
     told = _told(sdk.tree.span)
     assert (told["http.response.status_code"], told["url.scheme"]) == (101, "wss")
     assert sdk.points("http.server.request.duration") == {}
+
+
+def test_a_websocket_that_is_ended_has_the_child_of_a_denial_and_is_counted(shop: Shop, sdk: Sdk) -> None:
+    manager = SecurityManager.from_config(
+        {**shop.config, "mtls": {**shop.config["mtls"], "recheck": "1s"}}, {}
+    )
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        manager._snapshot = replace(manager.snapshot, trust=Trust(()))
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+    async def receive() -> Any:
+        if (message := next(first, None)) is None:
+            await asyncio.Event().wait()
+        return message
+
+    async def send(message: Any) -> None:
+        pass
+
+    first = iter([CONNECT])
+    scope = http_scope("/live", type="websocket", scheme="wss", presented=shop.caller)
+    asyncio.run(SecMiddleware(app, config=manager, observer=sdk.observer())(scope, receive, send))
+    manager.stop()
+    assert sdk.tree.outline == ("SERVER GET", "INTERNAL secmiddleware.authenticate")
+    child = sdk.span("secmiddleware.authenticate")
+    assert _told(child)["error.type"] == "certificate_untrusted"
+    assert sdk.tree.span.status.status_code is StatusCode.UNSET
+    assert sdk.points("secmiddleware.refusals") != {}
 
 
 def test_a_websocket_that_is_refused_has_the_child_of_a_denial(shop: Shop, sdk: Sdk) -> None:

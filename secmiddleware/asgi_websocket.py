@@ -1,0 +1,226 @@
+"""A websocket at the gate and after it: how it is denied, and how one that lives long is judged again.
+
+A websocket is judged before it is accepted, and then every `[mtls] recheck` by the same pure verdict: on the
+head that it came with, the snapshot and the time of that moment. Where the verdict has changed the socket is
+ended: the client gets the close code 1008, the app `websocket.disconnect`. One timer for each socket, no task
+and no thread; without asyncio (hypercorn has trio's workers, too) it is judged at its messages instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
+
+from secmiddleware.engine import Admission
+from secmiddleware.messages import Identity, Refusal
+from secmiddleware.scopes import App, Message, Receive, Scope, Send
+
+logger = logging.getLogger("secmiddleware.asgi")
+
+_POLICY_VIOLATION: Final = 1008  # RFC 6455 §7.4.1
+
+# A client that does not answer a close frame, or does not read, is the server's business from then on.
+_FAREWELL_SECONDS: Final = 5.0
+
+# A thousand clients that came back at once after a restart shall not be looked at in one go ever after.
+_EARLIEST: Final = 0.75
+
+# Clocks are coarse: a timer may fire a little before the instant at which a certificate ends.
+_SOON_SECONDS: Final = 0.02
+
+_Result = TypeVar("_Result")
+
+
+class SocketEndedError(OSError):
+    """What an app's `send` raises once its websocket was ended by us, as servers do after a disconnect."""
+
+
+async def deny(scope: Scope, send: Send, refusal: Refusal, trace_id: str) -> int | None:
+    """Send the problem in place of an acceptance; the status that left.
+
+    Where the server offers no denial response it is a close with 1008 and the code as its reason, and None.
+    """
+    if "websocket.http.response" not in (scope.get("extensions") or {}):
+        await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": refusal.code})
+        return None
+    head, problem = refusal.problem(trace_id)
+    start = {"type": "websocket.http.response.start", "status": head.status, "headers": list(head.headers)}
+    await send(start)
+    await send({"type": "websocket.http.response.body", "body": problem, "more_body": False})
+    return head.status
+
+
+class Socket:
+    """An admitted websocket, judged again as long as it lives; `refusal` says why it was ended, if it was."""
+
+    def __init__(
+        self,
+        receive: Receive,
+        send: Send,
+        *,
+        judge: Callable[[], Admission | Refusal],
+        recheck: timedelta,
+        deny: Callable[[Refusal], Awaitable[None]],
+    ) -> None:
+        """`judge` gives the verdict of now; `deny` refuses a socket that the app has not accepted yet."""
+        self.refusal: Refusal | None = None
+        self._receive = receive
+        self._send = send
+        self._judge = judge
+        self._recheck = recheck.total_seconds()
+        self._deny = deny
+        self._identity: Identity | None = None
+        self._raises = False
+        self._connected = False
+        self._accepted = False
+        self._due = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._farewell: asyncio.Task[None] | None = None
+        self._waits: set[asyncio.Task[Any]] = set()
+        """The tasks of the app that wait for the server just now."""
+        self._woken: set[asyncio.Task[Any]] = set()
+        """Those of them that we have cancelled."""
+
+    async def drive(self, app: App, scope: Scope, admission: Admission) -> None:
+        """Call the app; returns when it has, and the client of an ended socket has been told."""
+        self._raises = _raises_after_the_end(scope)
+        with suppress(RuntimeError):  # another loop than asyncio's
+            self._loop = asyncio.get_running_loop()
+        self._identity = admission.identity
+        self._wait(admission)
+        try:
+            await app(scope, self._hear, self._say)
+        except SocketEndedError:
+            pass  # the app has let it through: it is no error of the app's
+        finally:
+            self._rest()
+            if self._farewell is not None:
+                await asyncio.wait((self._farewell,), timeout=_FAREWELL_SECONDS)
+                self._farewell.cancel()
+
+    async def _hear(self) -> Message:
+        """The app's `receive`."""
+        if self.refusal is None:
+            with suppress(SocketEndedError):
+                message = await self._unless_ended(self._receive())
+                await self._look_without_timer()
+                if self.refusal is None:
+                    self._connected = True
+                    if message["type"] == "websocket.disconnect":
+                        self._rest()
+                    return message
+        reason = "" if self.refusal is None else self.refusal.code
+        return {"type": "websocket.disconnect", "code": _POLICY_VIOLATION, "reason": reason}
+
+    async def _say(self, message: Message) -> None:
+        """The app's `send`."""
+        await self._look_without_timer()
+        if self.refusal is not None:
+            if self._raises and message["type"] != "websocket.close":
+                raise SocketEndedError(f"the websocket was ended: {self.refusal.code}")
+            return
+        match message["type"]:
+            case "websocket.accept":
+                self._accepted = True
+            case "websocket.close" | "websocket.http.response.start":
+                self._rest()
+        await self._unless_ended(self._send(message))
+
+    async def _unless_ended(self, waiting: Awaitable[_Result]) -> _Result:
+        """What it gives; SocketEndedError as soon as the socket is ended.
+
+        As `asyncio.timeout` does it, at a fifth of the cost: a task that others have cancelled stays so.
+        """
+        task = None if self._loop is None else asyncio.current_task()
+        if task is None:
+            return await waiting
+        before = task.cancelling()
+        self._waits.add(task)
+        try:
+            return await waiting
+        except asyncio.CancelledError as cancelled:
+            if self._was_woken(task) and task.cancelling() <= before:
+                raise SocketEndedError("the websocket was ended") from cancelled
+            raise
+        finally:
+            self._waits.discard(task)
+            self._was_woken(task)
+
+    def _was_woken(self, task: asyncio.Task[Any]) -> bool:
+        """Whether we have cancelled it; if so, takes that back."""
+        if task not in self._woken:
+            return False
+        self._woken.discard(task)
+        task.uncancel()
+        return True
+
+    def _wait(self, admission: Admission) -> None:
+        """Have it judged again after a while: at the end of its certificate, or sooner."""
+        seconds = self._recheck * random.uniform(_EARLIEST, 1)  # noqa: S311  (a pace is no secret)
+        if admission.identity is not None:
+            # The last second counts (see `judgement`).
+            left = admission.identity.not_after - datetime.now(UTC) + timedelta(seconds=1)
+            seconds = max(_SOON_SECONDS, min(seconds, left.total_seconds()))
+        if self._loop is None:
+            self._due = time.monotonic() + seconds
+        else:
+            self._timer = self._loop.call_later(seconds, self._look)
+
+    def _rest(self) -> None:
+        """Look no more: it is over."""
+        self._due = float("inf")
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        """Judge it again; end it where it is not let in any more."""
+        try:
+            verdict = self._judge()
+        except Exception:
+            logger.exception("an open websocket cannot be judged; it is ended")
+            verdict = Refusal("internal_error")
+        if isinstance(verdict, Admission):
+            if verdict.identity == self._identity:
+                self._wait(verdict)
+                return
+            # It may come in, but as somebody else, or as nobody: the app goes by what it was told.
+            lost = verdict.unaccepted
+            verdict = Refusal("identity_not_allowed" if lost is None else lost.code)
+        self._rest()
+        self.refusal = verdict
+        if self._loop is None:
+            return
+        self._farewell = self._loop.create_task(self._say_farewell(verdict))
+        self._woken |= self._waits
+        for task in self._waits:
+            task.cancel()
+
+    async def _look_without_timer(self) -> None:
+        if self._loop is None and time.monotonic() >= self._due:
+            self._look()
+            if self.refusal is not None:
+                await self._say_farewell(self.refusal)
+
+    async def _say_farewell(self, refusal: Refusal) -> None:
+        with suppress(Exception):  # the client may be gone by itself: then nobody is left to be told
+            if self._accepted:
+                close = {"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": refusal.code}
+                await self._send(close)
+                return
+            if not self._connected:
+                await self._receive()
+            await self._deny(refusal)
+
+
+def _raises_after_the_end(scope: Scope) -> bool:
+    """Whether the app is to expect an OSError where nobody is there any more: since version 2.4 of ASGI."""
+    version = str((scope.get("asgi") or {}).get("spec_version", "2.0"))
+    major, _, minor = version.partition(".")
+    return major.isdecimal() and minor.isdecimal() and (int(major), int(minor)) >= (2, 4)
