@@ -34,7 +34,7 @@ class Door:
         return _late(wrapped, self._failure)
 
 
-def _late(wrapped: ssl.SSLSocket, failure: type[Exception] | None) -> ssl.SSLSocket:
+def _late(wrapped: ssl.SSLSocket, failure: Any) -> ssl.SSLSocket:
     stock: Any = type(wrapped)
     wrapped.__class__ = _kind_of(stock, failure)
     return wrapped
