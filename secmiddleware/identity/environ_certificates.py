@@ -115,10 +115,11 @@ def _on(connection: object) -> Presented | None:
 def _der(pem: object) -> bytes:
     """DER out of the text of exactly one certificate; of anything else nothing, which no judge accepts."""
     found = _PEM.fullmatch(pem) if isinstance(pem, str) else None
-    if found is None:
+    digits = "" if found is None else "".join(found[1].split())
+    if len(digits) % 4:
         return b""
     try:
-        return binascii.a2b_base64("".join(found[1].split()), strict_mode=True)
+        return binascii.a2b_base64(digits, strict_mode=True)
     except binascii.Error:
         return b""
 
