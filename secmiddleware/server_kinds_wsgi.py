@@ -129,7 +129,13 @@ UWSGI: Final = ServerKind(
     "use `--https ADDRESS,CERTIFICATE,KEY,CIPHERS,CA` (docs/servers.md)",
     f"uWSGI {_JOIN}",
 )
-WAITRESS: Final = ServerKind("waitress", _never("waitress has no TLS"), _RUN, "", has_tls=False)
+WAITRESS: Final = ServerKind(
+    "waitress",
+    _never("waitress has no TLS"),
+    f"{_RUN}, or let a proxy end TLS and name it as [mtls] source",
+    "",
+    has_tls=False,
+)
 GRANIAN: Final = ServerKind(
     "granian",
     _never("granian keeps what it knows of the client's certificate to itself"),

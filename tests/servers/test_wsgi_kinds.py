@@ -25,7 +25,7 @@ from secmiddleware.server_kinds_wsgi import CHEROOT, GUNICORN
 from secmiddleware.servers import cheroot as our_cheroot
 from secmiddleware.servers import werkzeug as our_werkzeug
 from secmiddleware.servers.readiness import check_source
-from secmiddleware.settings import Settings, load
+from secmiddleware.settings import load
 from secmiddleware.wsgi import SecMiddleware
 from servers import wsgi_servers
 from servers.pki import Pki
@@ -227,6 +227,15 @@ def test_what_a_session_was_begun_with_is_judged_again_when_it_is_resumed(
     assert resumed
 
 
+def test_what_the_page_of_servers_says_is_what_is_tested(pki: Pki) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "servers.md").read_text()
+    for line in (*wsgi_servers.TLS_OF_APACHE, "SSLSessionCache none"):
+        assert re.search(rf"^ *{re.escape(line)}$", page, re.MULTILINE), line
+    for key, value in wsgi_servers.tls_of_uwsgi(pki, Path("pki/ca.pem")).items():
+        tail = value.partition("server.key")[2] or value
+        assert re.search(rf"^{key.replace('_', '-')} = .*{re.escape(tail)}$", page, re.MULTILINE), key
+
+
 # --- Underscore twins.
 
 TWINS = (("X-Client-Cert", "real"), ("X_Client_Cert", "twin"))
@@ -272,11 +281,9 @@ def test_apache_drops_the_twin(pki: Pki, apache: Any) -> None:
     _check_twins(ask(apache.ports["mirror"], pki.client("alice"), headers=TWINS).json, "mod_wsgi", "real")
 
 
-def behind(pki: Pki, source: str = "nginx") -> Settings:
-    """Settings of an app behind a proxy, past the review that would have no proxy at all."""
-    settings = load(pki.settings())
-    mtls = settings.mtls.model_copy(update={"source": source, "trusted_proxies": ("127.0.0.1",)})
-    return settings.model_copy(update={"mtls": mtls})
+def behind(pki: Pki) -> dict[str, Any]:
+    """The settings of an app behind an nginx on this machine."""
+    return pki.settings(mtls={"source": "nginx", "trusted_proxies": ["127.0.0.1"]})
 
 
 @pytest.mark.parametrize("server", [wsgi_servers.cheroot, wsgi_servers.wsgiref])
@@ -299,13 +306,10 @@ def test_where_twins_are_dropped_a_proxy_may_be_believed(pki: Pki, server: Start
     assert status != 500, told
 
 
-def test_a_server_that_is_told_of_a_proxy_it_cannot_stand_behind_does_not_start(
-    pki: Pki, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(our_cheroot, "load", lambda _config: behind(pki))
+def test_a_server_that_is_told_of_a_proxy_it_cannot_stand_behind_does_not_start(pki: Pki) -> None:
     with pytest.raises(ConfigError, match=r'mtls\.source: "nginx": cheroot takes .* the underscore wins'):
-        our_cheroot.adapter({})
-    check_source(behind(pki), GUNICORN)
+        our_cheroot.adapter(behind(pki))
+    check_source(load(behind(pki)), GUNICORN)
     check_source(load(pki.settings()), CHEROOT)
 
 
