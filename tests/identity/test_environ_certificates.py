@@ -252,3 +252,9 @@ def test_a_kind_is_told_by_any_product_that_its_server_names() -> None:
         assert kind_of_environ({"SERVER_SOFTWARE": software}).name == name, software
     assert kind_of_environ({}).name == "unnamed"
     assert kind_of_environ({"SERVER_SOFTWARE": 7}).name == "unnamed"
+
+
+def test_a_server_that_has_only_a_mark_is_no_test_client_whose_target_may_be_anything() -> None:
+    for target in ("http://x/admin", "/caf\xe9"):
+        assert head_of(uwsgi(REQUEST_URI=target)).raw_path == target.encode("latin-1")
+        assert head_of(environ(REQUEST_URI=target)).raw_path is None
