@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -110,10 +111,12 @@ def test_a_client_who_says_nothing_is_given_up(pki: Pki, monkeypatch: pytest.Mon
     context = server_context(pki.certificate, pki.key, load_anchors(pki.ca), "optional")
     for failure in (None, RefusedError):
         ours, theirs = socket.socketpair()
-        door = Door(context, failure)
+        ours.settimeout(PATIENCE)
+        door, begun = Door(context, failure), time.monotonic()
         with (
             theirs,
             door.wrap_socket(ours, server_side=True) as tls,
             pytest.raises(failure or TimeoutError),
         ):
             tls.recv(5)
+        assert time.monotonic() - begun < PATIENCE / 2
