@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from services.apache import APACHE, MOD_WSGI, ApacheServer
 from services.provided import plugged
-from services.running import free_port
 from services.uwsgi import PYTHON_PLUGIN, UWSGI, UwsgiServer
 
 from servers.pki import Pki
@@ -164,6 +163,3 @@ def tls_of_uwsgi(pki: Pki, trust: Path) -> dict[str, str]:
         "https": f"127.0.0.1:{{port}},{pki.certificate},{pki.key},HIGH,{trust}",
         "buffer_size": "32768",
     }
-
-
-__all__ = ["apache", "cheroot", "free_port", "script", "uwsgi", "waitress", "werkzeug", "wsgiref"]
