@@ -12,7 +12,7 @@ from typing import Final
 from wsgiref.types import WSGIEnvironment
 from wsgiref.validate import InputWrapper
 
-from secmiddleware.identity.presentation import presented_on
+from secmiddleware.identity.environ_certificates import presented_by
 from secmiddleware.identity.transport import peer_on
 from secmiddleware.identity.variables import about_client, variables_of
 from secmiddleware.messages import (
@@ -24,19 +24,18 @@ from secmiddleware.messages import (
     Headers,
     Identity,
     Peer,
-    Presented,
     Refusal,
     RequestHead,
     TokenClaims,
     Unaccepted,
     header_values,
 )
+from secmiddleware.server_kinds_wsgi import UNNAMED, kind_of_environ
 
 RAISED_KEY: Final = "secmiddleware.raised"
 """Where an adapter tells the type of what the app has raised, if the framework made a page of it."""
 
-_SOCKET: Final = "gunicorn.socket"
-_CONNECTIONS: Final = (_SOCKET, "gunicorn.sock", "werkzeug.socket")
+_CONNECTIONS: Final = ("gunicorn.socket", "gunicorn.sock", "werkzeug.socket")
 """The client's connection itself, as servers hand it to apps."""
 
 # CGI names that are not HTTP_ and the header's name (RFC 3875 §4.1.2, §4.1.3).
@@ -76,7 +75,7 @@ def head_of(environ: WSGIEnvironment) -> RequestHead:
         http_version=environ.get("SERVER_PROTOCOL", "HTTP/1.1").removeprefix("HTTP/"),
         headers=_headers_in(environ),
         peer=_peer_of(environ),
-        presented=_presented_in(environ),
+        presented=presented_by(environ),
     )
 
 
@@ -84,11 +83,6 @@ def method_of(environ: WSGIEnvironment) -> str:
     """The request's method; GET in an environ without one, as tests make it and frameworks read it."""
     method: str = environ.get("REQUEST_METHOD", "GET")
     return method
-
-
-def hands_over(environ: WSGIEnvironment) -> bool:
-    """Whether the server says anything at all about client certificates."""
-    return PRESENTED_KEY in environ or isinstance(environ.get(_SOCKET), ssl.SSLSocket)
 
 
 def length_of_body(environ: WSGIEnvironment) -> int | Refusal | None:
@@ -200,9 +194,10 @@ def _raw_path(environ: WSGIEnvironment) -> bytes | None:
             break
     else:
         return None
-    if "SERVER_SOFTWARE" not in environ and not (path.startswith(b"/") and path.isascii()):
-        # Every server names itself (RFC 3875 §4.1.17). Who does not is a test client, such as Werkzeug's: its
-        # target is what the test wrote, a whole URL or letters of any language, and has come by no wire.
+    if kind_of_environ(environ) is UNNAMED and not (path.startswith(b"/") and path.isascii()):
+        # Every server names itself (RFC 3875 §4.1.17), or has a mark of its own. Who has neither is a test
+        # client, such as Werkzeug's: its target is what the test wrote, a whole URL or letters of any
+        # language, and has come by no wire.
         return None
     return path
 
@@ -227,17 +222,8 @@ def _peer_of(environ: WSGIEnvironment) -> Peer:
     seen = environ.get(PEER_KEY)
     if isinstance(seen, Peer):
         return seen
-    connection = environ.get(_SOCKET)
+    connection = environ.get("gunicorn.socket")
     if isinstance(connection, socket.socket):
         return peer_on(connection)
     port = str(environ.get("REMOTE_PORT", ""))  # Werkzeug has a number
     return Peer(environ.get("REMOTE_ADDR") or None, int(port) if port.isdecimal() else None)
-
-
-def _presented_in(environ: WSGIEnvironment) -> Presented | None:
-    """The certificate that came with the connection. A hook's word stands, None included."""
-    if PRESENTED_KEY in environ:
-        presented = environ[PRESENTED_KEY]
-        return presented if isinstance(presented, Presented) else None
-    connection = environ.get(_SOCKET)
-    return presented_on(connection) if isinstance(connection, ssl.SSLSocket) else None

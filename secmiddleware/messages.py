@@ -65,6 +65,8 @@ class Presented:
     leaf: bytes = field(repr=False)
     chain: tuple[bytes, ...] = field(default=(), repr=False)
     source: str = "server"
+    rejected: bool = False
+    """Whether whoever ended TLS did not accept it: no judgement of ours makes that good again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from secmiddleware.engine import Admission, seen_by_the_app
 from secmiddleware.environs import (
     RAISED_KEY,
-    hands_over,
     head_of,
     method_of,
     put_headers,
@@ -33,6 +32,7 @@ from secmiddleware.errors import SecMiddlewareError
 from secmiddleware.fields.flows import Flow
 from secmiddleware.messages import Body, Event, Head, Refusal, RequestHead, ResponseHead
 from secmiddleware.security import SecurityManager
+from secmiddleware.server_check import ServerCheck
 from secmiddleware.settings.models import Settings
 from secmiddleware.telemetry.observer import ExchangeRecord, Observation, Observer
 from secmiddleware.wsgi_input import Upload, finish
@@ -72,7 +72,7 @@ class SecMiddleware:
         self.app = app
         self._manager = SecurityManager.of(config)
         self._observer: Observer = observer or self._manager.observer
-        self._silent_server_told = False
+        self._check = ServerCheck.of(self._manager)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """One request."""
@@ -104,13 +104,7 @@ class SecMiddleware:
         except SecMiddlewareError:
             logger.exception("a request came where the settings cannot be used; it is refused")
             return Refusal("internal_error")
-        if not self._silent_server_told and head.scheme == "https" and not hands_over(environ):
-            self._silent_server_told = True
-            logger.error(
-                "this server says nothing about client certificates, so nobody can be recognised: serve with "
-                "`secmiddleware run`, or with gunicorn's sync or gthread workers"
-            )
-        return self._manager.admit(head)
+        return self._check.refusal_of(environ) or self._manager.admit(head)
 
     def _admitted(
         self, came: RequestHead, admission: Admission, environ: WSGIEnvironment, exchange: _Exchange

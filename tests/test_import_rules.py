@@ -27,12 +27,22 @@ FRAMEWORK_OF = {
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"asgi", "asgi_lifespan", "asgi_websocket", "wsgi", "wsgi_input", "servers", "client", "testing"},
+    {
+        "asgi",
+        "asgi_lifespan",
+        "asgi_websocket",
+        "wsgi",
+        "wsgi_input",
+        "server_check",
+        "servers",
+        "client",
+        "testing",
+    },
     {"security"},
     {"engine", "rotation", "telemetry", "settings", "scopes", "environs"},
     {"identity", "fields"},
     {"certificates", "encryption"},
-    {"messages", "errors", "paths", "files", "state"},
+    {"messages", "errors", "paths", "files", "state", "server_kinds_wsgi"},
 )
 FLOOR = len(LAYERS) - 1  # the base modules may use each other
 
@@ -41,6 +51,7 @@ NEIGHBOURS = {
     ("asgi", "asgi_lifespan"),  # the shell is what starts and stops within it
     ("asgi", "asgi_websocket"),  # the shell puts it round an app's receive and send
     ("wsgi", "wsgi_input"),  # the shell drives the body
+    ("wsgi", "server_check"),  # and asks about its server
     ("servers", "asgi"),  # what a server hook wraps is the shell
     ("servers", "wsgi"),
     ("telemetry", "engine"),  # an observer is told the engine's verdict
@@ -53,8 +64,9 @@ API_DOORS = {"secmiddleware.telemetry.opentelemetry", "secmiddleware.telemetry.e
 
 # Nobody pays for what is not configured.
 OPTIONAL = {
-    "django", "fastapi", "flask", "gunicorn", "h11", "httptools", "hypercorn", "joserfc", "kombu",
-    "opentelemetry", "redis", "starlette", "uvicorn", "uvloop", "watchfiles", "websockets", "wsproto",
+    "cheroot", "django", "fastapi", "flask", "granian", "gunicorn", "h11", "httptools", "hypercorn",
+    "joserfc", "kombu", "opentelemetry", "redis", "starlette", "uvicorn", "uvloop", "waitress", "watchfiles",
+    "websockets", "werkzeug", "wsproto",
 }  # fmt: skip
 
 

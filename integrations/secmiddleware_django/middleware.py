@@ -19,11 +19,13 @@ from django.http.response import HttpResponseBase
 
 from secmiddleware.engine import Admission, seen_by_the_app
 from secmiddleware.errors import SecMiddlewareError
+from secmiddleware.identity.presentation import hands_over
 from secmiddleware.messages import Refusal, RequestHead
+from secmiddleware.server_check import ServerCheck
 from secmiddleware.telemetry.observer import Observer
 from secmiddleware_django.configuration import configured
 from secmiddleware_django.exchange import Exchange
-from secmiddleware_django.requests import hands_over, head_of, surroundings_of
+from secmiddleware_django.requests import head_of, surroundings_of
 
 logger = logging.getLogger("secmiddleware.django")
 
@@ -55,6 +57,7 @@ class SecMiddleware:
             raise ImproperlyConfigured(f"secmiddleware: {error}") from error
         self._observer = observer or self._manager.observer
         self._silent_server_told = False
+        self._check = ServerCheck.of(self._manager)
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
@@ -119,11 +122,13 @@ class SecMiddleware:
         setattr(request, _APPLIED, True)
         if not self._start():
             return Refusal("internal_error")
-        if not self._silent_server_told and head.scheme == "https" and not hands_over(request):
+        if not hasattr(request, "scope"):
+            return self._check.refusal_of(request.environ) or self._manager.admit(head)
+        if not self._silent_server_told and head.scheme == "https" and not hands_over(request.scope):
             self._silent_server_told = True
             logger.error(
                 "this server says nothing about client certificates, so nobody can be recognised: serve with "
-                "`secmiddleware run`, with gunicorn's sync or gthread workers, or give uvicorn "
+                "`secmiddleware run`, or give uvicorn "
                 "`--http secmiddleware.servers.uvicorn:H11Protocol`"
             )
         return self._manager.admit(head)

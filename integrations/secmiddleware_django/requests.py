@@ -17,7 +17,6 @@ from django.http import HttpRequest
 
 from secmiddleware import environs, scopes
 from secmiddleware.fields.flows import Flow
-from secmiddleware.identity import presentation
 from secmiddleware.messages import (
     Body,
     Event,
@@ -50,13 +49,6 @@ def head_of(request: HttpRequest) -> RequestHead:
         # FORCE_SCRIPT_NAME has the last word on the prefix.
         return replace(scopes.head_of(request.scope), root_path=request.META["SCRIPT_NAME"])
     return environs.head_of(request.environ | _wired(request))
-
-
-def hands_over(request: HttpRequest) -> bool:
-    """Whether the server says anything at all about client certificates."""
-    if hasattr(request, "scope"):
-        return presentation.hands_over(request.scope)
-    return environs.hands_over(request.environ)
 
 
 def show(

@@ -112,6 +112,11 @@ class Policy:
         others = tuple(rule for rule in self.rules if rule.methods is None)
         object.__setattr__(self, "_of_others", _Finder(others))
 
+    @property
+    def asks(self) -> bool:
+        """Whether anybody is asked for a certificate anywhere."""
+        return any(rule.client != "off" for rule in (*self.rules, self.default))
+
     def rule_for(self, path: str, method: str) -> Rule | Refusal:
         """The first rule that matches a routed path and a method, or the default.
 

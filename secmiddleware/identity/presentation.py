@@ -38,6 +38,8 @@ def presented_on(connection: ssl.SSLObject | ssl.SSLSocket) -> Presented | None:
     The chain is as sent, leaf first and then apart. Before Python 3.13 it has no public name; a resumed
     session has no chain at all (our contexts allow none).
     """
+    if isinstance(connection, ssl.SSLSocket) and connection.fileno() == -1:
+        return None  # closed: there is nobody at the other end any more
     leaf = connection.getpeercert(binary_form=True)
     if not leaf:
         return None

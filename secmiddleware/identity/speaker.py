@@ -30,6 +30,8 @@ def identify(presented: Presented, trust: Trust, now: datetime) -> Identity | Re
     match trust.judge(presented, now):
         case Rejected(code=code):
             return Refusal(code, "mtls.trust" if code == "certificate_untrusted" else None)
+        case Judged() if presented.rejected:
+            return Refusal("certificate_untrusted", "mtls.source")
         case Judged() as judged:
             return _speak(judged, presented.source)
 

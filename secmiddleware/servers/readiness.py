@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from secmiddleware.errors import ConfigError, Finding
 from secmiddleware.security import certificates_of
+from secmiddleware.server_kinds_wsgi import ServerKind, twins_of
 from secmiddleware.settings import Settings
 
 
@@ -25,3 +26,11 @@ def check_serveable(settings: Settings, workers: int) -> None:
         raise ConfigError(findings)
     if settings.mtls.certificate is not None:
         certificates_of(settings.mtls).server_context()
+
+
+def check_source(settings: Settings, kind: ServerKind) -> None:
+    """Raises ConfigError where a proxy's header is worth nothing on this server."""
+    reason = twins_of(kind, settings.mtls.source)
+    if reason is not None:
+        source = None if settings.source is None else str(settings.source)
+        raise ConfigError([Finding("mtls.source", f'"{settings.mtls.source}": {reason}', source)])

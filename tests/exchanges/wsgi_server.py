@@ -70,7 +70,7 @@ def environ_of(world: World, row: Exchange, *, prefixed: bool = False) -> dict[s
         "SERVER_NAME": "localhost",
         "SERVER_PORT": "8443",
         "SERVER_PROTOCOL": "HTTP/1.1",
-        "SERVER_SOFTWARE": "table/1",
+        "SERVER_SOFTWARE": "gunicorn/table",
         "REMOTE_ADDR": "127.0.0.1",
         "REMOTE_PORT": "50000",
         "wsgi.version": (1, 0),

@@ -368,6 +368,21 @@ def test_applied_twice_nothing_is_let_through(shop: Shop, caller: Make) -> None:
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
 
 
+@pytest.mark.parametrize("server", ["WSGIServer/0.2", "waitress", "Granian", "some/1"])
+def test_a_server_that_can_tell_nobody_s_certificate_serves_nobody(
+    shop: Shop, caplog: pytest.LogCaptureFixture, server: str
+) -> None:
+    with override_settings(SECMIDDLEWARE=shop.manager, ROOT_URLCONF=Urls, MIDDLEWARE=[OURS]):
+        told = {"SERVER_SOFTWARE": server, "wsgi.url_scheme": "https"}
+        client = Client()
+        for _ in range(2):
+            answer = client.get("/open/x", **told)
+            assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+        assert client.get("/open/x").content == b"nobody"  # a test client names no server
+        assert client.get("/").status_code == 401
+    assert caplog.text.count("every request is refused") == 1
+
+
 def test_one_scope_may_be_given_to_many_requests_at_once(shop: Shop) -> None:
     async def together() -> list[int]:
         app, scope = ASGIHandler(), AsyncRequestFactory()._base_scope(path="/open/x")

@@ -28,8 +28,13 @@ class Service(NamedTuple):
     """Debian's."""
     places: tuple[str, ...]
     """Paths, or names to look for on PATH; the first that is there is taken."""
-    variable: str
-    """Names a running one that is used instead."""
+    variable: str = ""
+    """Names a running one that is used instead, if there is such a thing."""
+
+    @property
+    def instead(self) -> str:
+        """What can be done if it cannot be installed."""
+        return f", or set {self.variable} to one that runs" if self.variable else ""
 
 
 class MissingError(Exception):
@@ -46,13 +51,15 @@ def binary_of(service: Service, say: Say) -> Path:
     if found is None:
         raise MissingError(
             f"{service.name} is missing: type `sudo apt-get install {service.package}` (or what installs it "
-            f"on this system), or set {service.variable} to one that runs"
+            f"on this system){service.instead}"
         )
     return found
 
 
 def _find(service: Service) -> Path | None:
     for place in service.places:
+        if place.startswith("/") and Path(place).is_file():
+            return Path(place)  # a plugin need not be executable
         found = shutil.which(
             place, path=f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
         )
@@ -85,8 +92,7 @@ def _install(service: Service) -> None:
                 return
     last = next((line for line in reversed(done.stdout.splitlines()) if line.strip()), "it said nothing")
     raise MissingError(
-        f"{service.name} is missing, and `apt-get install {service.package}` failed: {last}; "
-        f"or set {service.variable} to one that runs"
+        f"{service.name} is missing, and `apt-get install {service.package}` failed: {last}{service.instead}"
     )
 
 

@@ -1,14 +1,19 @@
-"""Redis and RabbitMQ for the length of a run; `tests/conftest.py` has the fixtures."""
+"""Servers for the length of a run; `tests/conftest.py` has the fixtures of Redis and RabbitMQ."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
 from services.binaries import MissingError, Say, Service, binary_of
 from services.running import Server
+
+SYSTEM_PYTHON = "/usr/bin/python3"
 
 Kind = TypeVar("Kind", bound=Server)
 
@@ -25,6 +30,25 @@ def serving(kind: type[Kind], service: Service, config: pytest.Config) -> Iterat
         yield server.start()
     finally:
         server.end()
+
+
+def plugged(program: Service, plugin: Service, config: pytest.Config) -> Path:
+    """The binary of a server that has an interpreter of the system's for a plugin.
+
+    Where it is not there, or that Python is of another version than ours and cannot load what is installed
+    for it, the tests that need it are skipped, each with its reason.
+    """
+    try:
+        binary_of(plugin, speaker(config))
+        binary = binary_of(program, speaker(config))
+    except MissingError as missing:
+        pytest.skip(str(missing))
+    ours = "{}.{}".format(*sys.version_info)
+    asked = [SYSTEM_PYTHON, "-c", "import sys; print('{}.{}'.format(*sys.version_info))"]
+    theirs = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    if theirs != ours:
+        pytest.skip(f"{plugin.name} is for the system's Python {theirs}, and what is tested is on {ours}")
+    return binary
 
 
 def speaker(config: pytest.Config) -> Say:

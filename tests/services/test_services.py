@@ -105,6 +105,31 @@ def test_the_tests_that_need_a_missing_server_fail_and_are_counted(monkeypatch, 
         pass
 
 
+def test_a_plugin_is_found_though_nobody_can_run_it(tmp_path):
+    (tmp_path / "mod_nowhere.so").write_bytes(b"")
+    plugin = Service("mod_nowhere", "nowhere-plugin", (str(tmp_path / "mod_nowhere.so"),))
+    assert binary_of(plugin, print) == tmp_path / "mod_nowhere.so"
+
+
+def test_the_tests_that_need_a_missing_plugin_are_skipped_with_what_to_type(monkeypatch, pytestconfig):
+    monkeypatch.setattr(binaries, "_may_install", lambda: False)
+    plugin = Service("mod_nowhere", "nowhere-plugin", ("/nowhere/mod_nowhere.so",))
+    with pytest.raises(pytest.skip.Exception, match="sudo apt-get install nowhere-plugin") as skipped:
+        provided.plugged(REDIS, plugin, pytestconfig)
+    assert "set " not in str(skipped.value)
+
+
+def test_a_plugin_for_another_python_than_ours_is_skipped_and_says_so(
+    monkeypatch, tmp_path, pytestconfig, redis_server
+):
+    python = tmp_path / "python3"
+    python.write_text("#!/bin/sh\necho 2.7\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(provided, "SYSTEM_PYTHON", str(python))
+    with pytest.raises(pytest.skip.Exception, match=r"Redis is for the system's Python 2\.7"):
+        provided.plugged(REDIS, REDIS, pytestconfig)
+
+
 @pytest.mark.parametrize("before", [None, b"#!/bin/sh\nexit 104\n"])
 @pytest.mark.parametrize("trouble", [None, RuntimeError])
 def test_while_a_package_is_installed_no_service_starts_and_the_policy_is_restored(

@@ -52,8 +52,10 @@ def what_the_app_gets(pki: Pki, path: str, connection: Any, key: str, **mtls: An
         start_response("200 OK", [])
         return []
 
-    environ = environ_of(path, **{key: connection})
-    del environ[PRESENTED_KEY]
+    scheme = "https" if isinstance(connection, ssl.SSLSocket) else "http"
+    environ = environ_of(path, **{key: connection, "wsgi.url_scheme": scheme})
+    if key != "gunicorn.sock":  # it is no way in
+        del environ[PRESENTED_KEY]
     assert call(SecMiddleware(app, config=pki.settings(routes=ROUTES, mtls=mtls)), environ).status == 200
     return seen[0]
 

@@ -107,7 +107,7 @@ def test_a_key_ring_that_cannot_be_read_lets_nobody_in_until_it_can(
     manager.stop()
 
 
-def test_a_server_that_says_nothing_of_certificates_is_told_once(
+def test_a_server_that_says_nothing_of_certificates_serves_nobody_and_is_told_once(
     manager: SecurityManager, caplog: pytest.LogCaptureFixture
 ) -> None:
     shell = SecMiddleware(HELLO, config=manager)
@@ -115,9 +115,21 @@ def test_a_server_that_says_nothing_of_certificates_is_told_once(
     del environ[PRESENTED_KEY]
     with caplog.at_level(logging.ERROR, "secmiddleware.wsgi"):
         for _ in range(3):
-            assert call(shell, dict(environ)).status == 401
-        call(shell, {**environ, "wsgi.url_scheme": "http"})
+            assert call(shell, dict(environ)).status == 500
+        # Without TLS there is no certificate that it could keep to itself: the caller has none.
+        assert call(shell, {**environ, "wsgi.url_scheme": "http"}).status == 401
     assert caplog.text.count("says nothing about client certificates") == 1
+
+
+def test_a_test_client_is_a_caller_without_a_certificate(
+    manager: SecurityManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    shell = SecMiddleware(HELLO, config=manager)
+    environ = environ_of()
+    del environ[PRESENTED_KEY], environ["SERVER_SOFTWARE"]
+    for scheme in ("http", "https", "https"):
+        assert call(shell, {**environ, "wsgi.url_scheme": scheme}).status == 401
+    assert caplog.text.count("nobody can be recognised") == 1
 
 
 EXITS = """
