@@ -32,7 +32,7 @@ LAYERS = (
     {"engine", "rotation", "telemetry", "settings", "scopes", "environs"},
     {"identity", "fields"},
     {"certificates", "encryption"},
-    {"messages", "errors", "paths", "files", "state"},
+    {"messages", "errors", "paths", "files", "state", "server_kinds"},
 )
 FLOOR = len(LAYERS) - 1  # the base modules may use each other
 
