@@ -171,9 +171,9 @@ class SecMiddleware:
                 await self.app(scope, receive, answer.watched if observation.watches else answer.send)
 
     def _tell_of_a_silent_server(self, receive: Receive, send: Send) -> None:
-        kind = kind_of_callables(receive, send) or UVICORN
+        kind = kind_of_callables(receive, send) or UNKNOWN
         self._tell(
-            f"this server says nothing about client certificates, so nobody can be recognised: {kind.way_out}"
+            f"{kind.name} says nothing about client certificates, so nobody can be recognised: {kind.way_out}"
         )
 
     def _tell(self, what: str) -> None:
