@@ -14,8 +14,10 @@ import ssl
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Final, Literal
+from urllib.parse import unquote_to_bytes
 
 from secmiddleware.certificates.contexts import HTTP_1, HTTP_2
+from secmiddleware.scopes import Scope
 from secmiddleware.security import certificates_of
 from secmiddleware.servers.certified import MountedApp
 from secmiddleware.servers.gunicorn import DISBELIEF
@@ -88,6 +90,16 @@ def __getattr__(name: str) -> type:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+class _App(MountedApp):
+    """An app whose paths are decoded, as ASGI has it; gunicorn leaves those of HTTP/2 as they came."""
+
+    async def __call__(self, scope: Scope, *rest: Any) -> None:
+        """Call the app with a scope that is complete."""
+        if scope.get("http_version") == "2":
+            scope["path"] = unquote_to_bytes(scope["raw_path"]).decode("utf-8", "replace")
+        await super().__call__(scope, *rest)
+
+
 @cache
 def _asgi_worker() -> type:
     _GUNICORN.check_version()
@@ -105,7 +117,7 @@ def _asgi_worker() -> type:
         app: Any
 
         def connection_made(self, transport: Any) -> None:
-            self.app = MountedApp(self.app, transport)
+            self.app = _App(self.app, transport)
             super().connection_made(transport)
 
     class AsgiWorker(gasgi.ASGIWorker):  # type: ignore[misc]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import ssl
+from collections.abc import Iterable
 from typing import Any
 
 from h2.config import H2Configuration
@@ -21,8 +22,12 @@ class Http2:
     def __init__(self, port: int, context: ssl.SSLContext) -> None:
         self._port = port
         self._context = context
-        self._http = H2Connection(H2Configuration(header_encoding="utf-8"))
-        self._heads: dict[int, list[tuple[str, str]]] = {}
+        # What is sent is sent as it is.
+        sloppy = H2Configuration(
+            header_encoding=None, validate_outbound_headers=False, normalize_outbound_headers=False
+        )
+        self._http = H2Connection(sloppy)
+        self._heads: dict[int, list[tuple[bytes, bytes]]] = {}
         self._bodies: dict[int, bytes] = {}
         self._waiting: dict[int, asyncio.Future[Response]] = {}
 
@@ -43,12 +48,15 @@ class Http2:
         with contextlib.suppress(OSError):  # SSLError is one
             await self._writer.wait_closed()
 
-    async def ask(self, target: str = "/", said: str = "") -> Response:
-        """A request and its response; ConnectionError where none comes."""
+    async def ask(
+        self, target: str | bytes = "/", said: str = "", *, more: Iterable[tuple[bytes, bytes]] = ()
+    ) -> Response:
+        """A request and its response; ConnectionError where none comes. `more` stands before `x-said`."""
         stream = self._http.get_next_available_stream_id()
-        head = [(":method", "GET"), (":path", target), (":scheme", "https"), (":authority", "localhost")]
+        path = target.encode() if isinstance(target, str) else target
+        head = [(b":method", b"GET"), (b":path", path), (b":scheme", b"https"), (b":authority", b"localhost")]
         self._waiting[stream] = asyncio.get_running_loop().create_future()
-        self._http.send_headers(stream, [*head, ("x-said", said)], end_stream=True)
+        self._http.send_headers(stream, [*head, *more, (b"x-said", said.encode())], end_stream=True)
         self._flush()
         return await self._waiting[stream]
 
@@ -81,11 +89,13 @@ class Http2:
                 self._bodies[event.stream_id] = self._bodies.get(event.stream_id, b"") + event.data
                 self._http.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             case StreamEnded():
-                headers = dict(self._heads[event.stream_id])
+                raw = self._heads[event.stream_id]
+                headers = {name.decode(): value.decode("latin-1") for name, value in raw}
                 body = self._bodies.get(event.stream_id, b"")
                 status = int(headers.pop(":status"))
                 self._waiting[event.stream_id].set_result(Response(status, tuple(headers.items()), body))
             case StreamReset():
-                self._waiting[event.stream_id].set_exception(ConnectionResetError("the stream was reset"))
+                if not self._waiting[event.stream_id].done():
+                    self._waiting[event.stream_id].set_exception(ConnectionResetError("the stream was reset"))
             case ConnectionTerminated():
                 self._writer.close()
