@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,7 @@ def start(folder: Path, *command: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -111,8 +113,14 @@ class Output:
         return "".join(self.lines)
 
     def end(self) -> str:
-        """All of it, when the process has ended."""
+        """All of it, when the process has ended; workers that it has left behind end too."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(PATIENCE)
         self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
         return self.text
 
 
@@ -127,18 +135,10 @@ def running(folder: Path, pki: Pki, port: int, *command: str, plain: bool = Fals
         )
         assert process.poll() is None, output.end()
         yield output
-    finally:
         process.terminate()
-        try:
-            process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(PATIENCE)
-            raise
-        finally:
-            output.end()
-            assert process.stdout is not None
-            process.stdout.close()
+        process.wait(PATIENCE)
+    finally:
+        output.end()
 
 
 def refused(folder: Path, *command: str) -> tuple[int, str]:
@@ -147,14 +147,8 @@ def refused(folder: Path, *command: str) -> tuple[int, str]:
     output = Output(process)
     try:
         status = process.wait(2 * PATIENCE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(PATIENCE)
-        raise
     finally:
         text = output.end()
-        assert process.stdout is not None
-        process.stdout.close()
     return status, text
 
 

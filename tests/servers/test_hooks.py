@@ -16,6 +16,7 @@ from gunicorn.workers import gasgi
 from uvicorn.protocols.http import auto_zttp_impl
 
 from secmiddleware.errors import ConfigError, SecMiddlewareError
+from secmiddleware.files import write_secret
 from secmiddleware.servers import gunicorn_asgi, uvicorn
 from secmiddleware.servers import hypercorn as ours
 from secmiddleware.servers.spots import HookError, Server
@@ -186,16 +187,27 @@ def test_each_of_several_workers_has_the_hook_and_the_mount_is_in_front_of_every
 def test_a_pair_that_goes_bad_before_the_workers_read_it_ends_all_of_them(
     tmp_path: Path, pki: Pki, source: str, command: tuple[str, ...]
 ) -> None:
-    """gunicorn's worker by itself would serve without TLS."""
-    key = tmp_path / "own.key"
-    key.write_bytes(pki.key.read_bytes())
-    key.chmod(0o600)
-    conf = conf_of(source.format(workers=1), free_port()) + 'open("own.key", "w").close()\n'
+    port, key, other = free_port(), tmp_path / "own.key", tmp_path / "other.key"
+    write_secret(key, pki.key.read_bytes())
+    write_secret(other, pki.trusted.issue_client(spiffe_id=pki.spiffe("other")).key_pem)
+    conf = conf_of(source.format(workers=1), port) + 'import os; os.rename("other.key", "own.key")\n'
     furnish(tmp_path, pki, conf=conf)
     toml = tmp_path / "secmiddleware.toml"
     toml.write_text(toml.read_text().replace(str(pki.key), str(key)))
     _, said = refused(tmp_path, *command, "shown_app:app")
-    assert f"{key} cannot be used" in said or f"{key} is not a private key in PEM" in said
+    assert f"{key} cannot be used" in said or "mtls.key: is not the key of mtls.certificate" in said
+
+
+@pytest.mark.parametrize("worker", ["asgi", "uvicorn"])
+def test_a_worker_without_a_tls_context_does_not_serve(tmp_path: Path, pki: Pki, worker: str) -> None:
+    """gunicorn's own one would go on without TLS."""
+    conf = conf_of(GUNICORN.format(worker=worker, workers=1), free_port())
+    furnish(
+        tmp_path, pki, conf=conf + "def ssl_context(config, default): raise RuntimeError('no TLS today')\n"
+    )
+    status, said = refused(tmp_path, "gunicorn", "--config", "conf.py", "shown_app:app")
+    assert status == 3  # gunicorn's, where a worker cannot start
+    assert "no TLS today" in said
 
 
 PROGRAM = """

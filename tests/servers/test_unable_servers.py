@@ -49,7 +49,7 @@ def test_without_a_lifespan_every_request_fails_and_the_way_out_is_told_once(
         for target in ("/", "/healthz", "/maybe/x"):
             response = ask_plainly(port, target)
             assert (response.status, response.code) == (500, "internal_error")
-    assert output.end().count(kind.refusal()) == 1
+    assert output.text.count(kind.refusal()) == 1
 
 
 def test_hypercorns_trio_worker_is_refused_at_the_lifespan(tmp_path: Path, pki: Pki) -> None:
@@ -74,6 +74,6 @@ def test_a_server_without_its_hook_is_told_of_by_name_and_recognises_nobody(tmp_
     with running(tmp_path, pki, port, "hypercorn", "--config", "file:conf.py", APP) as output:
         for _ in range(3):
             assert answers(port, pki)
-    said = output.end()
+    said = output.text
     assert said.count("hypercorn says nothing about client certificates") == 1
     assert "secmiddleware.servers.hypercorn.options" in said
