@@ -125,7 +125,8 @@ class SecMiddleware:
             verdict = Refusal("internal_error")
         else:
             verdict = manager.admit(head)
-            if not hands_over(scope) and scope.get("scheme") in ("https", "wss"):
+            silent = not hands_over(scope) and scope.get("scheme") in ("https", "wss")
+            if silent and manager.snapshot.proxy is None:
                 self._tell_of_a_silent_server(receive, send)
         observation = self._observer.begin(seen_by_the_app(head, verdict), verdict, started_ns)
         answer = _Answer(scope, receive, send, observation)

@@ -58,14 +58,17 @@ def options(
     settings = load(config)
     check_serveable(settings, workers)
     __getattr__(_CLASSES[worker])  # which looks whether it fits
-    return {
-        **DISBELIEF,
-        "workers": workers,
-        "worker_class": f"{__name__}.{_CLASSES[worker]}",
+    tls = {
         # gunicorn takes these for the sign that there is TLS; they are read by our context.
         "certfile": str(settings.mtls.certificate),
         "keyfile": str(settings.mtls.key),
         "ssl_context": _tls_of(settings, HTTP_2 if http2 else HTTP_1),
+    }
+    return {
+        **DISBELIEF,
+        "workers": workers,
+        "worker_class": f"{__name__}.{_CLASSES[worker]}",
+        **({} if settings.mtls.certificate is None else tls),
         "http_protocols": "h2,h1" if http2 else "h1",
         "asgi_lifespan": "on",
         "root_path": settings.service.mount,

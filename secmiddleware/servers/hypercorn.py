@@ -1,9 +1,9 @@
 """hypercorn: its asyncio workers hand over the client certificate, over HTTP/1.1, HTTP/2 and websockets.
 
-hypercorn keeps the TLS connection from the app and has no place for a hook. Where it is asked for its TLS
-context, which is in the process that serves and before that listens, the class that it makes of each
-connection is replaced by one with one step more. So it is there with any number of workers, which hypercorn
-starts afresh, and with none.
+hypercorn keeps the TLS connection from the app and has no place for a hook: the class that it makes of each
+connection is replaced by one with one step more. That is done by what it asks for its TLS context, wherever
+that is made or unpickled: in the process of the program, and in that of each worker, which hypercorn starts
+afresh with the settings and nothing else.
 
 `options` is for those who start hypercorn themselves.
 """
@@ -14,7 +14,7 @@ import asyncio
 import os
 import ssl
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import hypercorn.asyncio.run
@@ -60,12 +60,14 @@ def options(
     """
     settings = load(config)
     check_serveable(settings, workers)
-    _check_fits()
-    return {
+    tls = {
         # hypercorn takes these for the sign that there is TLS; they are read by our context.
         "certfile": str(settings.mtls.certificate),
         "keyfile": str(settings.mtls.key),
-        "create_ssl_context": partial(_tls_context, config, HTTP_2 if http2 else HTTP_1),
+    }
+    return {
+        **({} if settings.mtls.certificate is None else tls),
+        "create_ssl_context": Hook(config, HTTP_2 if http2 else HTTP_1),
         "include_server_header": False,
         "root_path": settings.service.mount,
         "worker_class": loop,
@@ -73,18 +75,30 @@ def options(
     }
 
 
-def _tls_context(config: Config, alpn: tuple[str, ...]) -> ssl.SSLContext:
-    """The TLS context of the settings, in whatever process serves, where the hook is from now on."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        raise HookError(
-            "hypercorn's trio worker cannot hand over client certificates: choose `--worker-class asyncio` "
-            "or uvloop, or serve with `secmiddleware run`"
-        ) from None
-    context = certificates_of(load(config).mtls).server_context(alpn)
-    _hook()
-    return context
+@dataclass(frozen=True)
+class Hook:
+    """What hypercorn asks for the TLS context of the settings; it is where this is that the hook is, too."""
+
+    config: Config
+    alpn: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _hook()
+
+    def __reduce__(self) -> tuple[type[Hook], tuple[Config, tuple[str, ...]]]:
+        """Made anew in a worker."""
+        return Hook, (self.config, self.alpn)
+
+    def __call__(self) -> ssl.SSLContext:
+        """The context, in the process that serves."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise HookError(
+                "hypercorn's trio worker cannot hand over client certificates: choose `--worker-class "
+                "asyncio` or uvloop, or serve with `secmiddleware run`"
+            ) from None
+        return certificates_of(load(self.config).mtls).server_context(self.alpn)
 
 
 def _hook() -> None:
@@ -97,8 +111,6 @@ def _hook() -> None:
 
 def _check_fits() -> None:
     """Raises HookError where the class of a connection is not made, or not used, as it was."""
-    if _running.TCPServer is _Certified:
-        return
     _HYPERCORN.check_version()
     _HYPERCORN.check_is(_running, "TCPServer", _StockTcp)
     _HYPERCORN.check_is(_running, "UDPServer", _StockUdp)
@@ -123,6 +135,6 @@ class _NoQuic(_StockUdp):
     """HTTP/3 has its TLS elsewhere: nobody could be recognised over it."""
 
     def __init__(self, app: Any, loop: Any, config: Any, context: Any, state: Any) -> None:
-        if getattr(config.create_ssl_context, "func", None) is _tls_context:
+        if isinstance(config.create_ssl_context, Hook):
             raise HookError("over QUIC no client certificate is handed over: take `quic_bind` away")
         super().__init__(app, loop, config, context, state)

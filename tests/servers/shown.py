@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import secmiddleware
-from secmiddleware.messages import IDENTITY_KEY
+from secmiddleware.messages import IDENTITY_KEY, PEER_KEY
 from servers.pki import Pki
 from servers.serving import PATIENCE, Response, answer_lifespan, ask, reply, until
 
@@ -43,6 +43,7 @@ async def show(scope: Any, receive: Any, send: Any) -> None:
         return
     told = {key: scope.get(key) for key in ("type", "http_version", "path", "root_path", "scheme")}
     told["identity"], told["process"] = _name(scope), os.getpid()
+    told["seen"] = getattr(scope.get(PEER_KEY), "seen", False)
     told["said"] = dict(scope["headers"]).get(b"x-said", b"").decode()
     for _ in range(3):
         await asyncio.sleep(0)

@@ -6,6 +6,7 @@ import inspect
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,24 @@ from secmiddleware.servers import hypercorn as ours
 from secmiddleware.servers.spots import HookError, Server
 from servers.pki import Pki
 from servers.serving import ask, until
-from servers.shown import PATHS, free_port, furnish, refused, running
+from servers.shown import PATHS, ask_plainly, free_port, furnish, refused, running
 
 # --- Version and shape.
 
 
-@pytest.fixture
-def unhooked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """hypercorn as it is where no hook of ours has been yet; the workers made anew."""
-    for name, stock in (("TCPServer", ours._StockTcp), ("UDPServer", ours._StockUdp)):
-        monkeypatch.setattr(hypercorn.asyncio.run, name, stock)
+def unhook() -> None:
+    """hypercorn as it is where no hook of ours has been yet; the workers to be made anew."""
+    hypercorn.asyncio.run.TCPServer = ours._StockTcp
+    hypercorn.asyncio.run.UDPServer = ours._StockUdp
     for made in (gunicorn_asgi._asgi_worker, gunicorn_asgi._uvicorn_worker, uvicorn._zttp_protocol):
         made.cache_clear()
+
+
+@pytest.fixture
+def unhooked() -> Iterator[None]:
+    unhook()
+    yield
+    unhook()
 
 
 ALL: dict[str, Any] = {
@@ -60,9 +67,7 @@ def test_a_version_that_the_hook_was_not_tried_with_is_refused_by_name(
         return version
 
     ALL[distribution](pki.settings())
-    ours_again = (gunicorn_asgi._asgi_worker, gunicorn_asgi._uvicorn_worker, uvicorn._zttp_protocol)
-    for made in ours_again:
-        made.cache_clear()
+    unhook()
     monkeypatch.setattr(metadata, "version", pretended)
     found = "it is not installed" if version is None else f"{version} is installed"
     with pytest.raises(
@@ -208,6 +213,29 @@ def test_a_worker_without_a_tls_context_does_not_serve(tmp_path: Path, pki: Pki,
     status, said = refused(tmp_path, "gunicorn", "--config", "conf.py", "shown_app:app")
     assert status == 3  # gunicorn's, where a worker cannot start
     assert "no TLS today" in said
+
+
+@pytest.mark.parametrize(
+    ("source", "command"),
+    [
+        (HYPERCORN, ("hypercorn", "--config", "file:conf.py")),
+        (GUNICORN.replace("{worker}", "asgi"), ("gunicorn", "--config", "conf.py")),
+        (GUNICORN.replace("{worker}", "uvicorn"), ("gunicorn", "--config", "conf.py")),
+    ],
+    ids=["hypercorn", "gunicorn-asgi", "gunicorn-uvicorn"],
+)
+def test_behind_a_proxy_that_ends_tls_the_hook_sees_the_other_end(
+    tmp_path: Path, pki: Pki, source: str, command: tuple[str, ...]
+) -> None:
+    port = free_port()
+    furnish(tmp_path, pki, conf=conf_of(source.format(workers=1), port))
+    (tmp_path / "secmiddleware.toml").write_text(
+        f'[service]\nname = "shown"\n[mtls]\nsource = "nginx"\ntrusted_proxies = ["127.0.0.1"]\n'
+        f'trust = ["{pki.ca}"]\n[[routes]]\npath = "/healthz"\nclient = "off"\n'
+    )
+    with running(tmp_path, pki, port, *command, "shown_app:app", plain=True):
+        assert ask_plainly(port, "/healthz").json["seen"] is True
+        assert ask_plainly(port, "/orders").status in (401, 403)
 
 
 PROGRAM = """
