@@ -25,6 +25,8 @@ def way_of(row: Exchange) -> Way:
     """The way of a row: as under uvicorn with h11, which hypercorn reads HTTP/1.1 with."""
     if reason := row.elsewhere.get("hypercorn"):
         return Way("not here", reason)
+    if row.request.method != row.request.method.upper():
+        return Way("not here", "hypercorn makes every method upper case, for the rule and the app alike")
     return way_of_uvicorn(row, "h11")
 
 
