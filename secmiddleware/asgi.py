@@ -32,6 +32,7 @@ from secmiddleware.messages import (
 )
 from secmiddleware.scopes import App, Message, Receive, Scope, Send, head_of, route_of, show
 from secmiddleware.security import SecurityManager
+from secmiddleware.server_kinds import UNKNOWN, kind_of_callables
 from secmiddleware.settings.models import Settings
 from secmiddleware.telemetry.audit import AuditObserver
 from secmiddleware.telemetry.observer import ExchangeRecord, Observation, Observer, Stage
@@ -45,6 +46,9 @@ _HARMLESS_EXTENSION: Final = "tls"
 
 # 10 MB of JSON take 25 to 150 ms of CPU: from here on the loop serves others meanwhile.
 _LARGE_BYTES: Final = 256 * 1024
+
+# Different things that a shell tells of; what goes wrong anew with each request is not told for ever.
+_MOST_TOLD: Final = 20
 
 _SWITCHING_PROTOCOLS: Final = 101  # RFC 9110 §15.2.2: what a websocket begins with
 
@@ -67,7 +71,7 @@ class SecMiddleware:
         observer: Observer | None = None,
     ) -> None:
         self.app = app
-        self._silent_server_told = False
+        self._told: set[str] = set()
         self._manager: SecurityManager | None = None
         self._unusable: SecMiddlewareError | None = None
         try:
@@ -87,22 +91,26 @@ class SecMiddleware:
         else:
             raise SecMiddlewareError(f"a scope of type {kind!r} cannot be judged and is not let through")
 
-    def start(self, scope: Scope) -> Callable[[], None]:
+    def start(self, scope: Scope, receive: Receive, send: Send) -> Callable[[], None]:
         """What stops again that which this call has started: whoever starts, stops.
 
         Raises SecMiddlewareError where the settings cannot be used, or not here.
         """
         running = self._manager is not None and self._manager.running
-        manager = self._ready(scope)
+        manager = self._ready(scope, receive, send)
         return nothing if running else manager.stop
 
-    def _ready(self, scope: Scope) -> SecurityManager:
+    def _ready(self, scope: Scope, receive: Receive, send: Send) -> SecurityManager:
         if self._manager is None:
             raise self._unusable or SecMiddlewareError("not configured")
         if _APPLIED_KEY in scope:
             raise SecMiddlewareError(
                 "SecMiddleware is applied twice to this app: the inner one would judge what the outer made"
             )
+        if not hands_over(scope) and self._manager.asks_the_server:
+            kind = kind_of_callables(receive, send)
+            if kind is not None and kind.hands_over == "never":
+                raise SecMiddlewareError(kind.refusal())
         if not self._manager.running:
             self._manager.start()
         scope[_APPLIED_KEY] = True
@@ -114,13 +122,15 @@ class SecMiddleware:
         verdict: Admission | Refusal
         manager: SecurityManager | None = None
         try:
-            manager = self._ready(scope)
-        except SecMiddlewareError:
-            logger.exception("a request came where the settings cannot be used; it is refused")
+            manager = self._ready(scope, receive, send)
+        except SecMiddlewareError as reason:
+            self._tell(f"a request came where the settings cannot be used; it is refused: {reason}")
             verdict = Refusal("internal_error")
         else:
             verdict = manager.admit(head)
-            self._tell_of_a_silent_server(scope)
+            silent = not hands_over(scope) and scope.get("scheme") in ("https", "wss")
+            if silent and manager.snapshot.proxy is None:
+                self._tell_of_a_silent_server(receive, send)
         observation = self._observer.begin(seen_by_the_app(head, verdict), verdict, started_ns)
         answer = _Answer(scope, receive, send, observation)
         error: str | None = None
@@ -189,14 +199,17 @@ class SecMiddleware:
         finally:
             answer.refusal = socket.refusal
 
-    def _tell_of_a_silent_server(self, scope: Scope) -> None:
-        if self._silent_server_told or hands_over(scope) or scope.get("scheme") not in ("https", "wss"):
-            return
-        self._silent_server_told = True
-        logger.error(
-            "this server says nothing about client certificates, so nobody can be recognised: serve with "
-            "`secmiddleware run`, or give uvicorn `--http secmiddleware.servers.uvicorn:H11Protocol`"
+    def _tell_of_a_silent_server(self, receive: Receive, send: Send) -> None:
+        kind = kind_of_callables(receive, send) or UNKNOWN
+        self._tell(
+            f"{kind.name} says nothing about client certificates, so nobody can be recognised: {kind.way_out}"
         )
+
+    def _tell(self, what: str) -> None:
+        """Log what is wrong with the server or the settings, once: it is so for every request."""
+        if what not in self._told and len(self._told) < _MOST_TOLD:
+            self._told.add(what)
+            logger.error("%s", what)
 
 
 def _on_asyncio() -> bool:

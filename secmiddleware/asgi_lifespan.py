@@ -26,7 +26,7 @@ class Lifespan:
     def __init__(
         self,
         app: App,
-        start: Callable[[Scope], Callable[[], None]],
+        start: Callable[[Scope, Receive, Send], Callable[[], None]],
         scope: Scope,
         receive: Receive,
         send: Send,
@@ -49,7 +49,7 @@ class Lifespan:
         """From startup to shutdown."""
         self._first = await self._receive()
         try:
-            self._stop = self._start(self._scope)
+            self._stop = self._start(self._scope, self._receive, self._send)
         except SecMiddlewareError as error:
             await self._send({"type": "lifespan.startup.failed", "message": f"secmiddleware: {error}"})
             raise  # as Starlette does: its test client takes whoever returns for started

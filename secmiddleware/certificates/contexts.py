@@ -8,7 +8,7 @@ name.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -24,6 +24,13 @@ _VERIFY_MODE: Final = {
     "required": ssl.CERT_REQUIRED,
     "off": ssl.CERT_NONE,
 }
+
+
+HTTP_1: Final = ("http/1.1",)
+HTTP_2: Final = ("h2", "http/1.1")
+
+# Those of TLS 1.2; a client may end an HTTP/2 connection with any other (RFC 9113 §9.2.2).
+_H2_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 class _FullHandshakes:
@@ -104,10 +111,15 @@ class _Unresumed(ssl.SSLContext):
 
 
 def server_context(
-    certificate: Path, key: Path, anchors: Iterable[x509.Certificate], handshake: Handshake
+    certificate: Path,
+    key: Path,
+    anchors: Iterable[x509.Certificate],
+    handshake: Handshake,
+    alpn: Sequence[str] = HTTP_1,
 ) -> ssl.SSLContext:
-    """The context of a server that asks for client certificates: TLS 1.2 or 1.3, HTTP/1.1, no resumption.
+    """The context of a server that asks for client certificates: TLS 1.2 or 1.3, no resumption.
 
+    `alpn`: what is spoken over it, the best first (RFC 7301); `HTTP_1` or `HTTP_2`.
     `optional`: a caller without a certificate gets through, one with a certificate of a strange CA does not.
     `required`: neither does. `off`: none is asked for. Any of the anchors ends a chain, also one that is not
     self-signed. `certificate` may hold the chain behind the leaf. Raises CertificateError, which names the
@@ -120,7 +132,9 @@ def server_context(
         context.num_tickets = 0
         # A renegotiated TLS 1.2 connection may change its client certificate under a request.
         context.options |= ssl.OP_NO_RENEGOTIATION
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols(list(alpn))
+        if "h2" in alpn:
+            context.set_ciphers(_H2_CIPHERS)
         _harden(context)
         _load_pair(context, certificate, key)
         if trusted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from cryptography import x509
 
-from secmiddleware.certificates.contexts import Handshake, server_context
+from secmiddleware.certificates.contexts import HTTP_1, Handshake, server_context
 from secmiddleware.certificates.judgement import Judged, Rejected, Trust
 from secmiddleware.certificates.trust import CertificateError, TrustAnchor
 from secmiddleware.messages import Presented
@@ -43,12 +44,15 @@ class CertificateManager:
         """The verdict on a presented chain at `now` (aware), with a detail for the log."""
         return self.trust.judge(presented, now)
 
-    def server_context(self) -> ssl.SSLContext:
-        """A new context of the server. Raises CertificateError where the pair is not there or not usable."""
+    def server_context(self, alpn: Sequence[str] = HTTP_1) -> ssl.SSLContext:
+        """A new context of the server, for what is spoken over it (ALPN, the best first).
+
+        Raises CertificateError where the pair is not there or not usable.
+        """
         if self._certificate is None or self._key is None:
             raise CertificateError("there is no server certificate: set [mtls] certificate and key")
         anchors = [anchor.certificate for anchor in self._doors]
-        return server_context(self._certificate, self._key, anchors, self._handshake)
+        return server_context(self._certificate, self._key, anchors, self._handshake, alpn)
 
     def expiries(self) -> dict[str, datetime]:
         """When the first of the trust anchors is over, and when what stands in the server's own file is."""

@@ -57,7 +57,7 @@ A WSGI app is served by gunicorn: pip install "secmiddleware[gunicorn]"."""
     "--http",
     default="auto",
     show_default=True,
-    type=click.Choice(["auto", "h11", "httptools"]),
+    type=click.Choice(["auto", "h11", "httptools", "zttp"]),
     help="ASGI: the implementation of HTTP.",
 )
 @click.option(
@@ -94,7 +94,7 @@ def run(
     factory: bool,
     app_dir: str,
     interface: Literal["auto", "asgi", "wsgi"],
-    http: Literal["auto", "h11", "httptools"],
+    http: Literal["auto", "h11", "httptools", "zttp"],
     loop: Literal["auto", "asyncio", "uvloop"],
     threads: int | None,
     preload: bool,

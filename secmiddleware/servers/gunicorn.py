@@ -47,6 +47,15 @@ DEFAULT_THREADS: Final = 8
 # The longest request line that gunicorn can be told to read; its own default is half of that.
 _REQUEST_LINE_BYTES: Final = 8190
 
+DISBELIEF: Final[dict[str, Any]] = {
+    "forwarded_allow_ips": "",
+    "forwarder_headers": "",
+    "secure_scheme_headers": {},
+    "header_map": "drop",
+    "limit_request_line": _REQUEST_LINE_BYTES,
+}
+"""Settings of gunicorn for any of its workers: no header tells of a proxy, a scheme or a prefix."""
+
 # A client who says nothing holds up a thread, or all of a sync worker, which gunicorn ends after 30 s.
 _SILENCE_SECONDS: Final = 20.0
 
@@ -87,11 +96,7 @@ def _options(settings: Settings, workers: int, threads: int) -> dict[str, Any]:
         **({} if settings.mtls.certificate is None else tls),
         # The connection makes it (`_Connection`): where it fails, gunicorn needs one that it can close.
         "do_handshake_on_connect": False,
-        "forwarded_allow_ips": "",
-        "forwarder_headers": "",
-        "secure_scheme_headers": {},
-        "header_map": "drop",
-        "limit_request_line": _REQUEST_LINE_BYTES,
+        **DISBELIEF,
     }
 
 

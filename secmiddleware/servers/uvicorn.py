@@ -2,8 +2,7 @@
 
 uvicorn keeps the TLS connection from the app. The classes here are the stock ones plus one step: when a
 connection is made, the app of that connection is wrapped, so that every scope of it, a websocket's too, holds
-what the connection presented. A ContextVar set during the handshake would be simpler and is wrong: under
-uvloop it gave one client another client's certificate.
+what the connection presented.
 
 `options` is for those who start uvicorn themselves; `serve` is what `secmiddleware run` does.
 """
@@ -31,13 +30,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol as _StockH11
 from uvicorn.supervisors import Multiprocess
 
 from secmiddleware.asgi import SecMiddleware
+from secmiddleware.certificates.contexts import HTTP_1, HTTP_2
 from secmiddleware.errors import SecMiddlewareError
-from secmiddleware.identity.presentation import presented_on
-from secmiddleware.identity.transport import peer_by
-from secmiddleware.messages import PEER_KEY, PRESENTED_KEY, Peer, Presented
 from secmiddleware.scopes import App, Message, Receive, Scope, Send
 from secmiddleware.security import SecurityManager, certificates_of
+from secmiddleware.servers.certified import CertifiedApp
 from secmiddleware.servers.readiness import check_serveable
+from secmiddleware.servers.spots import Server
 from secmiddleware.servers.target import load_app
 from secmiddleware.settings import load
 from secmiddleware.telemetry.exporting import start_exporting, wanted
@@ -51,32 +50,18 @@ else:
 
 logger = logging.getLogger("secmiddleware.servers")
 
+# The classes that `--http` and `--ws` name are public; `ssl_context_factory` came with this one.
+_UVICORN: Final = Server("uvicorn", "0.47")
+# Its HTTP/2 is young and has no public place for a hook.
+_UVICORN_WITH_ZTTP: Final = Server("uvicorn", "0.54", "0.55")
+_ZTTP: Final = Server("zttp", "0.0.35", "0.1")
+
 # How long a connection that is closed may take to say goodbye.
 _FAREWELL_SECONDS: Final = 0.5
 
 # Read by the worker processes: what they serve has to reach them by name, since uvicorn starts them afresh.
 # Its name is unlike those of settings, among which it would pass for a misspelt one.
 _SERVING: Final = "_SMW_SERVING"
-
-
-def presented_by(transport: Any) -> Presented | None:
-    """What the client of a TLS transport presented, or None: no TLS, or no certificate."""
-    connection = transport.get_extra_info("ssl_object")
-    return None if connection is None else presented_on(connection)
-
-
-class _CertifiedApp:
-    """The app of one connection: it finds in each scope what this connection presented, and whose it is."""
-
-    def __init__(self, app: App, presented: Presented | None, peer: Peer) -> None:
-        self._app = app
-        self._presented = presented
-        self._peer = peer
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope[PRESENTED_KEY] = self._presented
-        scope[PEER_KEY] = self._peer
-        await self._app(scope, receive, send)
 
 
 class _HandsOver(_Stock):
@@ -89,7 +74,7 @@ class _HandsOver(_Stock):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.app = _CertifiedApp(self.app, presented_by(transport), peer_by(transport))
+        self.app = CertifiedApp(self.app, transport)
         websocket = getattr(self, "ws_protocol_class", None)
         if websocket is not None:
             self.ws_protocol_class = _handing_over(websocket)
@@ -106,20 +91,37 @@ def _handing_over(stock: type) -> type:
     return type(stock.__name__, (_HandsOver, stock), {})
 
 
+def _check_fits(stock: Any, *makes_requests: Callable[..., Any]) -> None:
+    """Raises HookError where a protocol looks elsewhere for its app or its websockets than we put them."""
+    _UVICORN.check_version()
+    _UVICORN.check_parameters(stock.connection_made, "self", "transport")
+    _UVICORN.check_mentions(stock.__init__, "app", "ws_protocol_class")
+    for function in makes_requests:
+        _UVICORN.check_mentions(function, "app")
+    _UVICORN.check_mentions(stock.handle_websocket_upgrade, "ws_protocol_class")
+
+
+_check_fits(_StockH11, _StockH11.handle_events)
+
+
 class H11Protocol(_HandsOver, _StockH11):
     """uvicorn's h11 protocol, which hands over the client certificate."""
 
 
 def __getattr__(name: str) -> type:
-    """`HttpToolsProtocol`, where httptools is installed: the same for uvicorn's faster protocol."""
+    """`HttpToolsProtocol` and `ZttpProtocol`, where httptools and zttp are installed: the same for them."""
     if name == "HttpToolsProtocol":
         return _httptools_protocol()
+    if name == "ZttpProtocol":
+        return _zttp_protocol()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @cache
 def _httptools_protocol() -> type:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as _StockHttpTools
+
+    _check_fits(_StockHttpTools, _StockHttpTools.on_headers_complete)
 
     class HttpToolsProtocol(_HandsOver, _StockHttpTools):
         """uvicorn's httptools protocol, which hands over the client certificate, and the target as it came.
@@ -136,7 +138,42 @@ def _httptools_protocol() -> type:
     return HttpToolsProtocol
 
 
-Http = Literal["auto", "h11", "httptools"]
+@cache
+def _zttp_protocol() -> type:
+    _ZTTP.check_version()
+    _UVICORN_WITH_ZTTP.check_version()
+    from uvicorn.protocols.http.auto_zttp_impl import AutoZttpProtocol as _StockZttp
+    from uvicorn.protocols.http.zttp_h2_impl import ZttpH2Protocol as _StockHttp2
+    from uvicorn.protocols.http.zttp_impl import ZttpProtocol as _StockHttp1
+
+    fits = _UVICORN_WITH_ZTTP
+    fits.check_parameters(_StockZttp._switch, "self", "http2", "initial_data")  # noqa: SLF001
+    fits.check_mentions(_StockZttp.connection_made, "_switch")
+    fits.check_mentions(_StockZttp.data_received, "_switch")
+    fits.check_mentions(_StockHttp2.__init__, "app")
+    fits.check_mentions(_StockHttp2.handle_request, "app")
+    _check_fits(_StockHttp1, _StockHttp1.handle_events)
+    over_http1, over_http2 = _handing_over(_StockHttp1), _handing_over(_StockHttp2)
+
+    class ZttpProtocol(_StockZttp):
+        """uvicorn's zttp protocols for HTTP/1.1 and HTTP/2, which hand over the client certificate."""
+
+        def _switch(self, http2: bool, initial_data: bytes = b"") -> None:
+            protocol = (over_http2 if http2 else over_http1)(
+                config=self.config,
+                server_state=self.server_state,
+                app_state=self.app_state,
+                _loop=self.loop,
+            )
+            self.transport.set_protocol(protocol)
+            protocol.connection_made(self.transport)
+            if initial_data:
+                protocol.data_received(initial_data)
+
+    return ZttpProtocol
+
+
+Http = Literal["auto", "h11", "httptools", "zttp"]
 
 
 def options(
@@ -152,7 +189,7 @@ def options(
 
     Args:
         config: the path of the file, or the mapping, that the app's SecMiddleware has too.
-        http: which implementation of HTTP; `auto` is httptools where it is installed.
+        http: which implementation of HTTP; `auto` is httptools where it is installed, zttp speaks HTTP/2 too.
         workers: how many processes will serve.
 
     Raises:
@@ -162,25 +199,30 @@ def options(
     settings = load(config)
     check_serveable(settings, workers)
     tls = settings.mtls.certificate is not None
+    if http == "zttp":
+        _zttp_protocol()  # which looks whether it fits
     return {
-        "http": _protocol(http),
+        "http": protocol_name(http),
         "lifespan": "on",
         "proxy_headers": False,
         "root_path": settings.service.mount,
         "server_header": False,
-        "ssl_context_factory": partial(_tls_context, config) if tls else None,
+        "ssl_context_factory": partial(_tls_context, config, HTTP_2 if http == "zttp" else HTTP_1)
+        if tls
+        else None,
         "workers": workers,
     }
 
 
 def _tls_context(
     config: str | os.PathLike[str] | Mapping[str, Any],
+    alpn: tuple[str, ...],
     _config: uvicorn.Config,
     _default: Callable[[], ssl.SSLContext],
 ) -> ssl.SSLContext:
     """The TLS context of the settings (uvicorn's `ssl_context_factory`), in whatever process serves."""
     with _ends_a_worker():
-        return certificates_of(load(config).mtls).server_context()
+        return certificates_of(load(config).mtls).server_context(alpn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,8 +299,10 @@ _LOGGING: Final = {
 }
 
 
-def _protocol(http: str) -> str:
+def protocol_name(http: Http) -> str:
     """The protocol class by name: a worker process looks it up anew."""
+    if http == "zttp":
+        return f"{__name__}:ZttpProtocol"
     slower = http == "h11" or (http == "auto" and find_spec("httptools") is None)
     return f"{__name__}:{'H11Protocol' if slower else 'HttpToolsProtocol'}"
 

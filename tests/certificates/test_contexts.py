@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from secmiddleware.certificates.authority import Authority, Issued
-from secmiddleware.certificates.contexts import client_context, server_context
+from secmiddleware.certificates.contexts import HTTP_2, client_context, server_context
 from secmiddleware.certificates.judgement import Judged, Trust
 from secmiddleware.certificates.manager import CertificateManager
 from secmiddleware.certificates.trust import CertificateError, TrustAnchor, load_anchors
@@ -359,3 +359,25 @@ def test_bad_new_files_change_nothing(pki, tmp_path):
         for _ in range(3):
             call(port, client)
     assert len(seen.leaves) == 4
+
+
+def test_http_2_is_offered_first_and_with_no_cipher_that_it_forbids(pki):
+    """RFC 9113 §9.2.2 and Appendix A: of TLS 1.2, ephemeral key exchange and AEAD only."""
+    pair = pki.folder / "server.pem", pki.folder / "server.key"
+    context = server_context(*pair, load_anchors(pki.ca_file), "optional", HTTP_2)
+    old = [cipher["name"] for cipher in context.get_ciphers() if cipher["protocol"] != "TLSv1.3"]
+    assert old
+    assert all(name.startswith("ECDHE-") and ("GCM" in name or "POLY1305" in name) for name in old)
+    assert context.options & ssl.OP_NO_TICKET
+    assert context.options & ssl.OP_NO_RENEGOTIATION
+    for offered, chosen in ((["http/1.1", "h2"], "h2"), (["http/1.1"], "http/1.1"), (["h3"], None)):
+        client = of_client(pki, "good", ssl.TLSVersion.TLSv1_2)
+        client.set_alpn_protocols(offered)
+        with (
+            serving(context) as (port, _seen),
+            socket.create_connection(("127.0.0.1", port), timeout=10) as raw,
+            client.wrap_socket(raw, server_hostname="localhost") as tls,
+        ):
+            assert tls.selected_alpn_protocol() == chosen
+            tls.sendall(b"ping")
+            assert tls.recv(100) == b"ping"

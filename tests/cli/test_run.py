@@ -162,7 +162,7 @@ def test_ctrl_c_ends_it_in_peace(config: Path, shop: Path) -> None:
         assert "Traceback" not in server.log.read_text()
 
 
-@pytest.mark.parametrize(("http", "loop"), [("h11", "asyncio"), ("httptools", "uvloop")])
+@pytest.mark.parametrize(("http", "loop"), [("h11", "asyncio"), ("httptools", "uvloop"), ("zttp", "asyncio")])
 def test_a_factory_in_another_folder_is_called(config: Path, shop: Path, http: str, loop: str) -> None:
     options = ["--factory", "--app-dir", str(shop), "--http", http, "--loop", loop]
     with served(config, "shop:create_app", shop.parent, *options) as server:

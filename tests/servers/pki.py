@@ -26,7 +26,7 @@ class Pki:
             "server", self.trusted.issue_server(dns=["localhost"], ips=["127.0.0.1"])
         )
         self._numbers = itertools.count()
-        self._contexts: dict[tuple[str | None, str], ssl.SSLContext] = {}
+        self._contexts: dict[tuple[str | None, str, bool], ssl.SSLContext] = {}
 
     def written(self, name: str, issued: Issued) -> tuple[Path, Path]:
         """The files of a certificate and of its key."""
@@ -35,24 +35,26 @@ class Pki:
         write_secret(key, issued.key_pem)
         return certificate, key
 
-    def client(self, name: str | None, tls: str = "") -> ssl.SSLContext:
+    def client(self, name: str | None, tls: str = "", *, http2: bool = False) -> ssl.SSLContext:
         """The context of `spiffe://example.org/<name>`, of a stranger of that name (`!name`), of nobody.
 
-        `tls` is "1.2" or "1.3", or empty for whatever both ends like best.
+        `tls` is "1.2" or "1.3", or empty for whatever both ends like best; `http2` speaks nothing else.
         """
-        if (name, tls) not in self._contexts:
+        if (name, tls, http2) not in self._contexts:
             if name is None:
                 context = client_context(self.ca)
             else:
                 authority = self.strange if name.startswith("!") else self.trusted
                 issued = authority.issue_client(spiffe_id=self.spiffe(name.removeprefix("!")))
-                file = name.replace("/", "-").replace("!", "strange-") + tls
+                file = name.replace("/", "-").replace("!", "strange-") + tls + "-h2" * http2
                 context = client_context(self.ca, *self.written(file, issued))
             if tls:
                 version = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}[tls]
                 context.minimum_version = context.maximum_version = version
-            self._contexts[name, tls] = context
-        return self._contexts[name, tls]
+            if http2:
+                context.set_alpn_protocols(["h2"])
+            self._contexts[name, tls, http2] = context
+        return self._contexts[name, tls, http2]
 
     def short_lived(self, name: str, lifetime: timedelta) -> ssl.SSLContext:
         """The context of a client whose certificate ends so long from now."""

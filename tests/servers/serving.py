@@ -17,13 +17,14 @@ from typing import Any, Self
 import uvicorn
 
 from secmiddleware.asgi import SecMiddleware
-from secmiddleware.certificates.contexts import server_context
+from secmiddleware.certificates.contexts import HTTP_1, server_context
 from secmiddleware.certificates.trust import load_anchors
 from secmiddleware.scopes import App
 from servers.pki import Pki
 
 OURS = "secmiddleware.servers.uvicorn:"
 HTTP = ("H11Protocol", "HttpToolsProtocol")
+WITH_HTTP_2 = "ZttpProtocol"
 LOOPS = ("asyncio", "uvloop")
 PATIENCE = 10.0  # seconds for what takes milliseconds, on a machine that does other things too
 
@@ -42,13 +43,14 @@ def serving(
     loop: str = "asyncio",
     ws: str = "websockets-sansio",
     handshake: str = "optional",
+    alpn: tuple[str, ...] = HTTP_1,
     **options: Any,
 ) -> Iterator[int]:
     """The port on which `app` is served; `http` is a class of ours, or one of uvicorn's names."""
-    context = server_context(pki.certificate, pki.key, load_anchors(pki.ca), handshake)
+    context = server_context(pki.certificate, pki.key, load_anchors(pki.ca), handshake, alpn)
     config = uvicorn.Config(
         app,
-        http=OURS + http if http in HTTP else http,
+        http=OURS + http if http in (*HTTP, WITH_HTTP_2) else http,
         loop=loop,
         ws=ws,
         log_config=None,

@@ -10,7 +10,7 @@ import itertools
 import random
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from typing import Any
@@ -23,10 +23,23 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route, Router
 
+from secmiddleware.certificates.contexts import HTTP_1, HTTP_2
 from secmiddleware.messages import RequestHead
+from secmiddleware.servers import gunicorn_asgi, hypercorn
 from secmiddleware.telemetry.audit import AuditObserver
+from servers.in_thread import gunicorn_serving, hypercorn_serving
 from servers.pki import Pki
-from servers.serving import HTTP, Connection, Response, answer_lifespan, protected, reply, request, serving
+from servers.serving import (
+    HTTP,
+    WITH_HTTP_2,
+    Connection,
+    Response,
+    answer_lifespan,
+    protected,
+    reply,
+    request,
+    serving,
+)
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 
@@ -159,18 +172,41 @@ class Served:
 PLACES = ("at the root", "root_path", "Mount")
 
 
-@pytest.fixture(scope="module", params=[(http, place) for http in HTTP for place in PLACES], ids="-".join)
+SERVERS = (*HTTP, WITH_HTTP_2, "hypercorn", "gunicorn")
+
+
+@contextmanager
+def serving_by(
+    server: str, app: Any, settings: dict[str, Any], pki: Pki, root_path: str, *, http2: bool = False
+) -> Iterator[int]:
+    """The port of a server: uvicorn with a protocol class, or one with our options for it."""
+    with ExitStack() as stack:
+        match server:
+            case "hypercorn":
+                chosen = {**hypercorn.options(settings, http2=http2), "root_path": root_path}
+                yield stack.enter_context(hypercorn_serving(app, chosen))
+            case "gunicorn":
+                chosen = {**gunicorn_asgi.options(settings, http2=http2), "root_path": root_path}
+                yield stack.enter_context(gunicorn_serving(app, chosen))
+            case _:
+                alpn = HTTP_2 if http2 else HTTP_1
+                serves = serving(app, pki, http=server, root_path=root_path, alpn=alpn)
+                yield stack.enter_context(serves)
+
+
+@pytest.fixture(scope="module", params=[(http, place) for http in SERVERS for place in PLACES], ids="-".join)
 def served(request: pytest.FixtureRequest, pki: Pki) -> Iterator[Served]:
     http, place = request.param
     app, judge = Routed(), Judged()
     rules = [{"path": "/admin/**", "allow": ["spiffe://example.org/ops/*"]}]
     mount = "" if place == "at the root" else "/api"
-    wrapped: Any = protected(app, pki.settings(service={"mount": mount}, routes=rules), observer=judge)
+    settings = pki.settings(service={"mount": mount}, routes=rules)
+    wrapped: Any = protected(app, settings, observer=judge)
     if place == "Mount":
         wrapped = Starlette(routes=[Mount("/api", app=wrapped)])
     with ExitStack() as stack:
         root_path = mount if place == "root_path" else ""
-        port = stack.enter_context(serving(wrapped, pki, http=http, root_path=root_path))
+        port = stack.enter_context(serving_by(http, wrapped, settings, pki, root_path))
         made = Served(port, app, judge, b"/api" if place == "Mount" else b"", pki)
         stack.callback(made.close)
         yield made

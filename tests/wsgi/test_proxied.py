@@ -1,4 +1,4 @@
-"""Behind a proxy, by whoever calls a WSGI app: a test that says so itself, and adapters that name no server."""
+"""Behind a proxy, whoever calls a WSGI app: a test that says so itself, and adapters that name no server."""
 
 from __future__ import annotations
 
