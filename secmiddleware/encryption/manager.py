@@ -307,15 +307,11 @@ class EncryptionManager:
             return
         if self._first_block == 0:
             raise KeyringError(f"there is no ring {self.ring} in the store")
-        kid = self._record.make(self._first_block)
-        if kid is not None:
-            self._grant(kid, self._first_block)
-        elif not self._record.take_in():
+        if self._record.make(self._first_block) is None and not self._record.take_in():
             raise StoreUnavailable(f"the store refuses a first ring {self.ring} and has none")
 
     def _add_key(self, fence: int | None = None) -> str:
         kid = self._record.add_key(self._first_block, fence)
-        self._grant(kid, self._first_block)
         self._published()
         return kid
 
@@ -338,13 +334,9 @@ class EncryptionManager:
             raise refused
 
     def _reserve_block(self, kid: str, block: int) -> None:
-        self._record.publish(lambda document: document.with_uses(kid, block, self._clock()))
-        self._grant(kid, block)
-
-    def _grant(self, kid: str, block: int) -> None:
-        key = self._record.known().secret_of(kid)
-        if key is not None and block:
-            key.ration.grant(block)
+        self._record.publish(
+            lambda document: document.with_uses(kid, block, self._clock()), granted={kid: block}
+        )
 
     def _rotate_if_due(self, now: datetime) -> None:
         if not self._rotation_is_due(now):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -98,10 +98,29 @@ class RingRecord:
     def take_in(self) -> bool:
         """Reads what is there and lets it be the keyring; False where there is nothing and never was.
 
+        Of a key that is new here and seals already, uses are reserved first: requests find it ready.
+
         Raises:
             KeyringError: it may not be taken: forged, of another ring, from the past, too old, gone.
             StoreUnavailable: it cannot be read.
         """
+        for attempt in range(1, _ATTEMPTS + 1):
+            found = self._read()
+            if found is None:
+                return False
+            document, root = found
+            if self.keyring is not None and document.gen <= self.keyring.gen:
+                return True
+            keyring = self._build(document, root)
+            if not self._is_overtaken_in_reserving(keyring, root):
+                break
+            _pause(attempt)
+        if self.keyring is None or self.keyring.gen < document.gen:
+            self.keyring, self._root = keyring, root
+        return True
+
+    def _read(self) -> tuple[RingDocument, Root] | None:
+        """What is there and may be taken, or None where there is nothing and never was."""
         found = self._store.read(RECORD)
         current = self.keyring
         if found is None:
@@ -109,14 +128,28 @@ class RingRecord:
                 raise KeyringError(
                     f"ring {self.ring} is gone from its store; it was at generation {current.gen}"
                 )
-            return False
+            return None
         document, root = read_document(found.body, self.ring, self._kek, self._root)
         if document.gen != found.gen:
             raise KeyringError(f"the store says generation {found.gen}, the ring document {document.gen}")
         self._check_newness(document)
-        if current is None or document.gen > current.gen:
-            self.keyring, self._root = self._build(document, root), root
-        return True
+        return document, root
+
+    def _is_overtaken_in_reserving(self, keyring: Keyring, root: Root) -> bool:
+        """Whether another wrote first. Else the uses are there, or none are due or to be had."""
+        now = self._clock()
+        kid = keyring.primary(now).kid
+        key = keyring.secret_of(kid)
+        if key is None or (self.keyring is not None and self.keyring.secret_of(kid) is not None):
+            return False
+        block = key.ration.next_block
+        if not block:
+            return False
+        try:
+            return not self._write(keyring.document.with_uses(kid, block, now), root, None, {kid: block})
+        except (KeyringError, StoreUnavailable):
+            # Without them the ring still opens; whoever tends it asks again and tells why there are none.
+            return False
 
     def make(self, uses: int) -> str | None:
         """Writes generation 1 and tells the id of its key; None where another was faster.
@@ -132,7 +165,7 @@ class RingRecord:
         root = Root.fresh(self.ring, self._kek)
         kid, wrapped = _fresh_key(root)
         document = first_document(self.ring, root.wrapped, kid, wrapped, uses=uses, now=self._clock())
-        return kid if self._write(document, root, fence=None) else None
+        return kid if self._write(document, root, None, {kid: uses}) else None
 
     def add_key(self, uses: int, fence: int | None = None) -> str:
         """Publishes a new key, with `uses` reserved for this process, and tells its id.
@@ -156,22 +189,30 @@ class RingRecord:
                 retire_after=self._policy.retire_after,
             ),
             fence,
+            granted={kid: uses},
         )
         if delay and self._clock() - begun > _PROMPT:
             self.publish(lambda document: document.postponed(kid, self._clock() + delay, self._clock()))
         return kid
 
-    def publish(self, step: Callable[[RingDocument], RingDocument], fence: int | None = None) -> None:
+    def publish(
+        self,
+        step: Callable[[RingDocument], RingDocument],
+        fence: int | None = None,
+        *,
+        granted: Mapping[str, int] | None = None,
+    ) -> None:
         """Writes what `step` makes of the newest document, and again of a newer one where another was faster.
+
+        `granted` says, by key id, which uses the step reserves for this process.
 
         Raises:
             StoreUnavailable: it cannot be written, or others were faster each time.
         """
         for attempt in range(1, _ATTEMPTS + 1):
-            if self._write(step(self.known().document), self._opened_root(), fence):
+            if self._write(step(self.known().document), self._opened_root(), fence, granted or {}):
                 return
-            # Those who lost together would meet again together.
-            time.sleep(_chance.uniform(0, _PAUSE_SECONDS * attempt))
+            _pause(attempt)
             self.take_in()
         raise StoreUnavailable(f"others were faster in writing ring {self.ring} {_ATTEMPTS} times")
 
@@ -184,13 +225,20 @@ class RingRecord:
         lease = self._store.try_lease(RECORD, holder, seconds)
         return None if lease is None else lease.fence
 
-    def _write(self, document: RingDocument, root: Root, fence: int | None) -> bool:
+    def _write(
+        self, document: RingDocument, root: Root, fence: int | None, granted: Mapping[str, int]
+    ) -> bool:
         body = root.write(document)
         # What could not be read back is not published: from the bytes, with the KEK, every new key.
         written, _ = read_document(body, self.ring, self._kek)
         keyring = self._build(written, root)
         if self._store.cas(RECORD, document.gen - 1, body, fence) is None:
             return False
+        # Before others see the keyring: from then on, requests seal with its keys.
+        for kid, block in granted.items():
+            key = keyring.secret_of(kid)
+            if key is not None and block:
+                key.ration.grant(block)
         self.keyring, self._root = keyring, root
         return True
 
@@ -236,6 +284,11 @@ class RingRecord:
         if self._root is None:
             raise KeyringError(f"ring {self.ring} has not been read yet: call start() first")
         return self._root
+
+
+def _pause(attempt: int) -> None:
+    """Those who lost together would meet again together."""
+    time.sleep(_chance.uniform(0, _PAUSE_SECONDS * attempt))
 
 
 def _fresh_key(root: Root) -> tuple[str, bytes]:

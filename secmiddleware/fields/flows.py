@@ -19,6 +19,7 @@ from secmiddleware.fields.heads import (
     kind_of_body,
     with_length,
     without_conditions,
+    without_content,
     without_digests,
     without_length,
     without_validators,
@@ -53,6 +54,7 @@ __all__ = [
 _LIMIT_KEY: Final = "service.max_body"
 _BODILESS: Final = frozenset({204, 205, 304})
 """Besides 1xx: statuses whose responses have no content (RFC 9110 §15.3.5, §15.3.6, §15.4.5)."""
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
 class Flow(Protocol):
@@ -365,6 +367,8 @@ class ResponseFlow(_Holding):
         except AmbiguousHeader as ambiguous:
             return (Refusal("seal_failed", str(ambiguous)),)
         if kind == "coded" or (kind == "other" and self._marked is not None):
+            if self._is_for_nobody(headers):
+                return _go(self._head, without_content(headers), b"")
             return (Refusal("seal_failed", "content-encoding" if kind == "coded" else "content-type"),)
         rewritten = _Rewritten(body, ())
         if self._marked is not None:
@@ -378,6 +382,14 @@ class ResponseFlow(_Holding):
         if (leaked := self._guard.found_in_body(_unmarked(body, rewritten.hits))) is not None:
             return (_leak(leaked),)
         return _go(self._head, headers, rewritten.body)
+
+    def _is_for_nobody(self, headers: Headers) -> bool:
+        """Whether clients act on the head alone: frameworks add a page to a redirect, "OK" to a preflight.
+
+        RFC 9110 §15.4: the content of a redirect is a short note; §9.3.7 defines none for OPTIONS.
+        """
+        redirects = self._head is not None and self._head.status in _REDIRECTS
+        return self._method == "OPTIONS" or (redirects and bool(header_values(headers, b"location")))
 
     def _without_body(self, headers: Headers, status: int) -> Headers:
         if self._marked is not None:

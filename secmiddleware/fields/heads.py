@@ -107,6 +107,11 @@ def without_length(headers: Headers) -> Headers:
     return without_headers(headers, *_LENGTHS)
 
 
+def without_content(headers: Headers) -> Headers:
+    """A response's headers, such that they say that its body is empty. Its type stays: WSGI wants one."""
+    return with_length(without_headers(headers, b"content-encoding", *_DIGESTS), 0)
+
+
 def without_digests(headers: Headers) -> Headers:
     """The headers less what is a digest of the body that was (RFC 9530, RFC 3230, RFC 1864)."""
     return without_headers(headers, *_DIGESTS)

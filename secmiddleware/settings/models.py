@@ -26,6 +26,7 @@ from pydantic import (
     ValidationInfo,
 )
 
+from secmiddleware.encryption.document import MAX_GEN
 from secmiddleware.fields.marks import Mark
 from secmiddleware.identity.patterns import NamePattern
 from secmiddleware.identity.policy import is_plain_method
@@ -536,7 +537,7 @@ class KeysSettings(Section):
         default=timedelta(days=90),
         description="How long what a key sealed stays readable once its successor seals.",
     )
-    min_generation: Annotated[int, Field(ge=0)] = Field(
+    min_generation: Annotated[int, Field(ge=0, le=MAX_GEN)] = Field(
         default=0, description="A ring of a lower generation is refused as a replay."
     )
     max_document_age: PositiveDuration = Field(

@@ -7,14 +7,15 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from encryption.rings import DELAY, KEK, RING, rewrite, started, states, stored
+from encryption.rings import DELAY, KEK, RING, rewrite, sealing_key, started, states, stored
 from rotation.processes import outputs
 
+from secmiddleware.encryption import manager as manager_module
 from secmiddleware.encryption.kek import Kek
-from secmiddleware.encryption.record import RECORD
+from secmiddleware.encryption.record import RECORD, RingRecord
 from secmiddleware.encryption.root import Root
 from secmiddleware.encryption.uses import FIRST_BLOCK, NEXT_BLOCK, USES_LIMIT, Ration
-from secmiddleware.errors import KeyringError, SealError
+from secmiddleware.errors import KeyringError, SealError, StoreUnavailable
 from secmiddleware.rotation.stores import FileStore
 
 MONTH = timedelta(days=30)
@@ -256,3 +257,65 @@ def test_the_child_of_a_fork_has_no_uses_of_its_parent_and_gets_its_own(tmp_path
     ((line,),) = outputs(FORKING, tmp_path / "ring.json", lock, step)
     # The parent lost none, and the document has both blocks.
     assert line == "0 99 200"
+
+
+def test_a_key_that_is_learned_of_while_it_seals_already_seals_at_once(make, store, clock):
+    late, other = started(make), started(make)
+    new = other.rotate()
+    clock.forward(DELAY)
+    late.look()  # and no `tend` yet: a request may come in between
+    assert sealing_key(late) == new
+    assert stored(store).keys[-1].uses == 2 * FIRST_BLOCK
+
+
+def test_the_key_that_a_process_made_itself_has_uses_before_a_request_can_see_it(make, clock, monkeypatch):
+    seen = []
+
+    class Watched(RingRecord):
+        def __setattr__(self, name, value):
+            if name == "keyring" and value is not None:
+                seen.append(value.secret_of(value.keys[-1].kid).ration.left)
+            super().__setattr__(name, value)
+
+    monkeypatch.setattr(manager_module, "RingRecord", Watched)
+    manager = started(make, activation_delay=timedelta(0))
+    manager.rotate()
+    clock.forward(seconds=1)
+    late = started(make, activation_delay=timedelta(0))
+    manager.rotate()
+    clock.forward(seconds=1)
+    late.look()
+    assert len(seen) >= 4
+    assert set(seen) == {FIRST_BLOCK}
+
+
+def test_a_fleet_that_learns_of_a_key_together_reserves_for_everyone(make, store, clock):
+    fleet = [started(make) for _ in range(6)]
+    new = fleet[0].rotate()
+    clock.forward(DELAY)
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(lambda manager: manager.look(), fleet))
+    assert {sealing_key(manager) for manager in fleet} == {new}
+    assert stored(store).keys[-1].uses == 6 * FIRST_BLOCK
+
+
+def test_a_key_of_which_no_uses_are_to_be_had_opens_all_the_same(make, store, clock):
+    late, other = started(make), started(make)
+    other.rotate()
+    clock.forward(DELAY)
+    token = other.seal("ssn", b"1")
+    original, store.cas = store.cas, _away
+    late.look()
+    assert late.open("ssn", token) == b"1"
+    with pytest.raises(SealError):
+        late.seal("ssn", b"1")
+    late.tend()
+    assert set(late.status()["alarms"]) == {"uses"}
+    store.cas = original
+    late.tend()
+    assert late.status()["alarms"] == {}
+    late.seal("ssn", b"1")
+
+
+def _away(*_: object) -> None:
+    raise StoreUnavailable("nobody may write here")

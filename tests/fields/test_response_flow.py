@@ -171,6 +171,43 @@ def test_a_body_of_another_media_type_does_not_leave(places, kind):
 
 
 @BOTH
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("said", [(b"content-type", b"text/html"), (b"content-encoding", b"gzip")])
+def test_a_redirect_leaves_without_the_note_that_frameworks_add(places, status, said):
+    headers = ((b"location", b"/new"), said, (b"content-length", b"6"), (b"digest", b"x"), (b"vary", b"*"))
+    answer = response(places, b"<p>no<", headers=headers, status=status)
+    assert answer.body == b""
+    kept = [pair for pair in headers if pair[0] in (b"location", b"content-type", b"vary")]
+    assert answer.headers[: len(kept)] == tuple(kept)
+    assert answer.values(b"content-length") == [b"0"]
+    assert not {b"content-encoding", b"digest"} & {name for name, _ in answer.headers}
+
+
+@BOTH
+def test_the_answer_to_a_preflight_leaves_without_the_word_that_frameworks_add(places):
+    headers = ((b"content-type", b"text/plain"), (b"access-control-allow-origin", b"*"))
+    answer = response(places, b"OK", headers=headers, method="OPTIONS")
+    assert (answer.body, answer.values(b"access-control-allow-origin")) == (b"", [b"*"])
+
+
+@BOTH
+@pytest.mark.parametrize("status", [200, 201, 300, 302, 404, 500])
+def test_what_is_no_redirect_is_no_note_either(places, status):
+    headers = ((b"content-type", b"text/html"),)
+    if status != 302:
+        headers += ((b"location", b"/new"),)
+    answer = response(places, b"<p>", headers=headers, status=status)
+    assert answer.refusal == Refusal("seal_failed", "content-type")
+
+
+def test_a_redirect_does_not_carry_away_in_its_head_what_was_opened():
+    opened = having_opened([place("$.t", request="decrypt")], SSN)
+    headers = ((b"location", b"/new?ssn=078-05-1120"), (b"content-type", b"text/html"))
+    answer = response(SEAL, b"<p>", headers=headers, status=302, within=opened)
+    assert answer.refusal == Refusal("seal_failed", "fields.ssn.leak_guard")
+
+
+@BOTH
 def test_differing_heads_of_one_body_do_not_leave(places):
     types = (*JSON, (b"content-type", b"text/html"))
     assert response(places, b"{}", headers=types).refusal == Refusal("seal_failed", "content-type")

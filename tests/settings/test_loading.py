@@ -152,6 +152,7 @@ def test_a_mistake_causes_no_second_one(place):
     for text, key in [
         (SERVICE + MTLS + KEYS.replace('"payments"', '"a b"'), "keys.ring"),
         (SERVICE + MTLS + KEYS + "min_generation = -1\n", "keys.min_generation"),
+        (SERVICE + MTLS + KEYS + f"min_generation = {2**53}\n", "keys.min_generation"),
         (SERVICE + MTLS + KEYS + 'rotate_every = "1x"\nactivation_delay = "40d"\n', "keys.rotate_every"),
         (SERVICE + '[mtls]\ntrust = ["pki/ca.pem", 1]\n', "mtls.trust[1]"),
         (SERVICE + '[mtls]\ntrust = ["pki/ca.pem"]\nclient = "non"\n', "mtls.client"),

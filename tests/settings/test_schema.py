@@ -99,6 +99,8 @@ INVALID = {
     "a number for a boolean": SERVICE + "[fields.a]\nleak_guard = 1\n",
     "a boolean for a number": SERVICE
     + '[keys]\nring="r"\nstore="memory:"\nkek="env:K"\nmin_generation = true\n',
+    "a generation that no ring can have": SERVICE
+    + f'[keys]\nring="r"\nstore="memory:"\nkek="env:K"\nmin_generation = {2**53}\n',
     "a negative number": SERVICE + '[keys]\nring="r"\nstore="memory:"\nkek="env:K"\nmin_generation = -1\n',
     "keys without a ring": SERVICE + '[keys]\nstore = "memory:"\nkek = "env:K"\n',
     "a route without a path": SERVICE + '[[routes]]\nclient = "off"\n',
