@@ -359,3 +359,28 @@ def test_bad_new_files_change_nothing(pki, tmp_path):
         for _ in range(3):
             call(port, client)
     assert len(seen.leaves) == 4
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_who_sends_the_leaf_alone_gets_in_below_an_intermediate_that_is_configured(pki, version, tmp_path):
+    dates = {"begin": datetime.now(UTC) - timedelta(days=1), "end": datetime.now(UTC) + timedelta(days=1)}
+    root, stranger = strict_ca("root", **dates), strict_ca("stranger", **dates)
+    middle, lost = strict_ca("middle", root, **dates), strict_ca("lost", stranger, **dates)
+    for name, ca in (("alone", middle), ("lost", lost)):
+        leaf = strict_leaf(ca, subject=f"client {name}", **dates)
+        (tmp_path / f"{name}.pem").write_bytes(leaf.pem)
+        (tmp_path / f"{name}.key").write_bytes(leaf.key_pem)
+
+    def get_in(name, *helpers):
+        helping = [helper.certificate for helper in helpers]
+        pair = pki.folder / "server.pem", pki.folder / "server.key"
+        context = server_context(*pair, [root.certificate], "required", helping)
+        context.maximum_version = version
+        client = client_context(pki.ca_file, tmp_path / f"{name}.pem", tmp_path / f"{name}.key")
+        with serving(context) as (port, _):
+            call(port, client)
+
+    get_in("alone", middle)
+    for name, helpers in [("alone", ()), ("lost", (middle,)), ("lost", (middle, lost))]:
+        with pytest.raises(OSError):  # noqa: PT011  (whichever end closes first)
+            get_in(name, *helpers)
