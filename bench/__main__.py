@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cryptography
 
+from bench.certificates import certificate_rows
 from bench.measure import Result, Row, measure
 from bench.rows import json_rows, request_rows, token_rows
 from bench.telemetry import telemetry_rows
@@ -22,7 +23,9 @@ _COLUMNS = "{:<9} {:<40} {:>9} {:<18} {:>9} {:>7} {:>15} {:>10}"
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("words", nargs="*", metavar="WORD", help="as in: tokens, requests, telemetry, seal")
+    parser.add_argument(
+        "words", nargs="*", metavar="WORD", help="as in: certificates, tokens, requests, telemetry, seal"
+    )
     parser.add_argument("--rounds", type=int, default=40, help="turns of each side, at least 2 (default 40)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     options = parser.parse_args()
@@ -38,6 +41,7 @@ def _rows(folder: Path) -> Iterator[tuple[str, Row]]:
         if keyring is None:
             raise RuntimeError("the settings have [keys], so there is a ring after the start")
         groups = {
+            "certificates": certificate_rows(),
             "tokens": token_rows(keyring),
             "json": json_rows(),
             "requests": request_rows(manager, world),

@@ -67,6 +67,8 @@ class Presented:
     source: str = "server"
     rejected: bool = False
     """Whether whoever ended TLS did not accept it: no judgement of ours makes that good again."""
+    kept: object = field(default=None, init=False, repr=False, compare=False)
+    """What a judge remembers of it, for the connection that hands it over again; nobody else's business."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +246,38 @@ _CHALLENGE: Final[dict[str, bytes]] = {
 }
 
 
+# Closed, as the codes are: docs/certificates.md says which goes with which code.
+RULES: Final = frozenset(
+    {
+        *("der", "serial_number", "validity", "names", "chain_length", "chain_bytes"),
+        *("not_before", "not_after"),
+        *("rsa_bits", "rsa_exponent", "ec_bits", "key_kind", "signature_hash", "signature_kind"),
+        *("ca_as_leaf", "leaf_signs", "digital_signature", "eku_client_auth", "svid_key_usage"),
+        *("issuer_unknown", "signature", "ca_flag", "key_cert_sign", "path_length", "critical_extension"),
+        *("name_constraints", "svid_signer", "may_assert", "subject_alt_name", "authority_key_id"),
+        *("subject_key_id", "basic_constraints", "key_usage", "extended_key_usage", "version", "path"),
+        "crl",
+    }
+)
+"""The rules that a certificate can break."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a certificate was not accepted: for our own log and traces, never for the caller."""
+
+    rule: str
+    """A short stable word of `RULES`."""
+    certificate: int | str
+    """Which one: 0 is the leaf, 1 the first behind it as presented; `sha256:` and a digest is one of ours."""
+    detail: str = field(default="", compare=False)
+    """A sentence for the log; no subject, no name, and nothing that the caller wrote."""
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise ValueError(f"unknown rule {self.rule!r}")
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """A caller's request that will not be served, with the stable code that says why."""
@@ -255,6 +289,8 @@ class Refusal:
     """Who was refused, where a good certificate said so: for the audit log, never for the caller."""
     presented: Presented | None = field(default=None, repr=False, compare=False)
     """What was judged, where it is not what the server handed over: a proxy's word."""
+    reason: Reason | None = field(default=None, repr=False, compare=False)
+    """Which rule which certificate broke: for the audit log and the trace, never for the caller."""
 
     def __post_init__(self) -> None:
         if self.code not in STATUS_OF:

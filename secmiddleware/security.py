@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast
 from weakref import WeakSet
 
+from secmiddleware.certificates.files import TrustFiles
 from secmiddleware.certificates.judgement import Trust
 from secmiddleware.certificates.manager import CertificateManager
 from secmiddleware.certificates.trust import TrustAnchor, load_anchors
@@ -67,23 +68,14 @@ class SecurityManager:
     """
 
     def __init__(self, settings: Settings, environ: Mapping[str, str] | None = None) -> None:
-        """Reads trust anchors and the key-encryption key; `environ` is `os.environ`.
+        """Reads the files of trust and the key-encryption key; `environ` is `os.environ`.
 
         Raises SecMiddlewareError where a file that the settings name cannot be used.
         """
         self.settings = settings
         self.certificates = certificates_of(settings.mtls)
         self.encryption = None if settings.keys is None else encryption_of(settings.keys, environ)
-        self._line = (
-            RotationLine(
-                self.encryption,
-                poll=settings.rotation.poll,
-                callbacks=settings.rotation.callbacks,
-                messenger=_messenger(settings.rotation, self.encryption.ring),
-            )
-            if self.encryption is not None
-            else None
-        )
+        self._line = self._watching(settings.rotation)
         self._snapshot = Snapshot(
             trust=self.certificates.trust,
             policy=_policy(settings),
@@ -129,8 +121,9 @@ class SecurityManager:
         """What verdicts depend on just now. Two threads may both renew it; both make the same."""
         snapshot = self._snapshot
         keyring = self.encryption.keyring if self.encryption is not None else None
-        if snapshot.keyring is not keyring:
-            self._snapshot = snapshot = replace(snapshot, keyring=keyring)
+        trust = self.certificates.trust
+        if snapshot.keyring is not keyring or snapshot.trust is not trust:
+            self._snapshot = snapshot = replace(snapshot, keyring=keyring, trust=trust)
         return snapshot
 
     @property
@@ -149,8 +142,9 @@ class SecurityManager:
         with self._changing:
             if self.running:
                 return
-            if self.encryption is not None and self._line is not None:
+            if self.encryption is not None:
                 self.encryption.start()
+            if self._line is not None:
                 self._line.start()
             self.running = True
 
@@ -203,6 +197,19 @@ class SecurityManager:
         if keyring is None:
             return Vitals(expiries)
         return Vitals(expiries, keyring.ring, keyring.gen, keyring.primary(now).activate_at)
+
+    def _watching(self, rotation: RotationSettings) -> RotationLine | None:
+        """The line for the ring and the files of certificates, where there is either."""
+        watches = (self.certificates.look,) if self.certificates.watches else ()
+        if self.encryption is None:
+            return RotationLine(None, poll=rotation.poll, watches=watches) if watches else None
+        return RotationLine(
+            self.encryption,
+            poll=rotation.poll,
+            callbacks=rotation.callbacks,
+            messenger=_messenger(rotation, self.encryption.ring),
+            watches=watches,
+        )
 
     def _telemetry(self) -> Observer | None:
         """Who makes spans and metrics, unless that is off."""
@@ -288,21 +295,21 @@ def _proxy_anchors(proxy: ProxySettings) -> tuple[TrustAnchor, ...]:
 
 
 def certificates_of(mtls: MtlsSettings) -> CertificateManager:
-    """The manager for `[mtls]`; reads the trust anchors. Raises CertificateError, which names the file."""
-    anchors = tuple(
-        TrustAnchor(certificate, trusted.may_assert)
-        for trusted in mtls.trust
-        for certificate in load_anchors(trusted.ca)
+    """The manager for `[mtls]`; reads the files of trust. Raises CertificateError, which names the file."""
+    files = TrustFiles(
+        tuple((trusted.ca, trusted.asserts) for trusted in mtls.trust),
+        mtls.profile,
+        mtls.intermediates,
+        mtls.crl,
+        mtls.missing_crl,
     )
     # Behind a proxy, it is the proxy that shows itself here, and not the caller.
-    doors = (
-        anchors
-        if mtls.source == "server"
-        else tuple(anchor for proxy in mtls.trusted_proxies for anchor in _proxy_anchors(proxy))
-    )
-    asks = doors or mtls.handshake == "required"
+    doors = None
+    if mtls.source != "server":
+        doors = tuple(anchor for proxy in mtls.trusted_proxies for anchor in _proxy_anchors(proxy))
+    asks = (mtls.trust if doors is None else doors) or mtls.handshake == "required"
     return CertificateManager(
-        Trust(anchors, mtls.profile),
+        files if files.paths() else files.read(),
         mtls.certificate,
         mtls.key,
         mtls.handshake if asks else "off",

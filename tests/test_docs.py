@@ -15,7 +15,7 @@ import pytest
 
 from secmiddleware import SecurityManager
 from secmiddleware.identity.patterns import NameKind
-from secmiddleware.messages import STATUS_OF, Refusal
+from secmiddleware.messages import RULES, STATUS_OF, Refusal
 from secmiddleware.settings import load
 
 ROOT = Path(__file__).parents[1]
@@ -183,3 +183,13 @@ def test_the_threat_model_names_tests_that_are_there() -> None:
         for path, test in named:
             assert (ROOT / path).is_file(), path
             assert not test or f"def {test}(" in (ROOT / path).read_text(), f"{path}::{test}"
+
+
+def test_the_page_of_certificates_has_every_rule_and_code_and_no_other() -> None:
+    page = (ROOT / "docs" / "certificates.md").read_text().partition("## Reasons")[2]
+    rows = [row.split("|") for row in page.splitlines() if row.startswith("| `")]
+    assert {rule for row in rows for rule in re.findall(r"`([a-z_0-9]+)`", row[2])} == RULES
+    codes = {code for row in rows for code in re.findall(r"`([a-z_]+)`", row[1])}
+    assert codes == {code for code in STATUS_OF if code.startswith("certificate_")} - {
+        "certificate_missing"
+    } | {"revocation_unavailable"}

@@ -10,16 +10,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates.shapes import revocation_list, strict_ca, strict_leaf
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from secmiddleware import SecurityManager
 from secmiddleware.cli.starter import Starter, make_starter
 from secmiddleware.engine import Admission
 from secmiddleware.errors import ConfigError, SecMiddlewareError
-from secmiddleware.messages import Refusal, RequestHead
+from secmiddleware.messages import Presented, Refusal, RequestHead
 from secmiddleware.settings import load
 
 Threads = Callable[[], list[str]]
@@ -167,15 +171,154 @@ def test_a_callback_that_is_not_there_stops_the_start_and_names_its_key(starter:
     assert not manager.running
 
 
-def test_without_keys_there_is_no_ring_and_no_thread(starter: Starter, threads: Threads) -> None:
+def test_without_keys_there_is_no_ring_and_the_files_of_trust_are_watched(
+    starter: Starter, threads: Threads
+) -> None:
     settings = _mapping(starter)
     del settings["keys"]
     with SecurityManager.from_config(settings, {}) as manager:
         assert manager.encryption is None
         assert manager.snapshot.keyring is None
-        assert threads() == []
+        assert threads() == ["secmiddleware-rotation"]
         assert manager.status()["encryption"] is None
+        assert manager.status()["rotation"]["running"] is True
         manager.look_soon()
+    _eventually(lambda: threads() == [])
+
+
+def test_without_keys_and_certificates_there_is_no_thread(threads: Threads) -> None:
+    settings = {"service": {"name": "shop"}, "mtls": {"client": "off"}}
+    with SecurityManager.from_config(settings, {}) as manager:
+        assert threads() == []
+        assert manager.status()["rotation"] is None
+        manager.look_soon()
+
+
+class Revoking:
+    """A service without keys whose operator revokes: a CA, a client, a list in a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, now = folder, datetime.now(UTC)
+        dates: dict[str, Any] = {"begin": now - timedelta(days=1), "end": now + timedelta(days=1)}
+        self.ca = strict_ca("ca", **dates)
+        self.client = strict_leaf(self.ca, **dates)
+        (folder / "ca.pem").write_bytes(self.ca.pem)
+        self.publish()
+        self.settings = {
+            "service": {"name": "shop"},
+            "mtls": {"trust": [str(folder / "ca.pem")], "crl": [str(folder / "list.pem")]},
+            "rotation": {"poll": "20ms"},
+        }
+
+    def publish(self, *revoked: Any, count: int = 0) -> None:
+        now = datetime.now(UTC)
+        serials = [made.certificate.serial_number for made in revoked] + list(range(1, count + 1))
+        crl = revocation_list(
+            self.ca, *serials, begin=now - timedelta(minutes=1), end=now + timedelta(hours=1)
+        )
+        (self.folder / "new").write_bytes(crl.public_bytes(Encoding.PEM))
+        (self.folder / "new").rename(self.folder / "list.pem")
+
+    def code(self, manager: SecurityManager) -> str | None:
+        head = RequestHead("http", "GET", "https", "/", presented=self.presented)
+        verdict = manager.admit(head)
+        return verdict.code if isinstance(verdict, Refusal) else None
+
+    @cached_property
+    def presented(self) -> Presented:
+        """One connection that is kept."""
+        return Presented(self.client.der)
+
+
+def test_who_is_revoked_while_the_service_runs_is_refused_on_a_kept_connection_too(tmp_path: Path) -> None:
+    service = Revoking(tmp_path)
+    with SecurityManager.from_config(service.settings, {}) as manager:
+        assert service.code(manager) is None
+        before = manager.snapshot
+        service.publish(service.client)
+        _eventually(lambda: service.code(manager) == "certificate_revoked")
+        assert manager.snapshot.policy is before.policy
+        (tmp_path / "list.pem").write_bytes(b"junk")
+        _eventually(lambda: manager.status()["certificates"]["trouble"])
+        assert service.code(manager) == "certificate_revoked"
+        service.publish()
+        _eventually(lambda: service.code(manager) is None)
+        assert manager.status()["certificates"]["trouble"] is None
+        assert "crl" in manager.vitals().expiries
+
+
+def test_a_ca_that_is_removed_from_its_file_vouches_for_nobody_any_more(tmp_path: Path) -> None:
+    service = Revoking(tmp_path)
+    with SecurityManager.from_config(service.settings, {}) as manager:
+        assert service.code(manager) is None
+        (tmp_path / "ca.pem").write_bytes(strict_ca("another").pem)
+        _eventually(lambda: service.code(manager) == "certificate_untrusted")
+
+
+def test_a_stop_does_not_wait_for_a_large_list_to_be_read(tmp_path: Path, threads: Threads) -> None:
+    service = Revoking(tmp_path)
+    manager = SecurityManager.from_config(service.settings, {})
+    manager.start()
+    reading, go_on = threading.Event(), threading.Event()
+    look = manager.certificates.look
+
+    def slowly(now: datetime | None = None) -> None:
+        reading.set()
+        go_on.wait(5)
+        look(now)
+
+    assert manager._line is not None
+    manager._line._watches = (slowly,)
+    assert reading.wait(5)
+    begun = time.monotonic()
+    manager.stop()
+    assert time.monotonic() - begun < 0.1
+    go_on.set()
+    _eventually(lambda: threads() == [])
+
+
+WATCHING_IN_CHILD = """
+import os, sys, time
+from secmiddleware import SecurityManager
+
+config, folder = sys.argv[1:]
+manager = SecurityManager.from_config(config, {})
+manager.start()
+child = os.fork()
+if child == 0:
+    try:
+        assert not manager.running
+        manager.start()
+        before = manager.snapshot.trust
+        os.rename(folder + "/other", folder + "/ca.pem")
+        until = time.monotonic() + 5
+        while manager.snapshot.trust is before:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        manager.stop()
+    except BaseException as error:
+        print(repr(error), file=sys.stderr, flush=True)
+        os._exit(1)
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+manager.stop()
+"""
+
+
+def test_the_child_of_a_fork_watches_the_files_itself(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_bytes(strict_ca("ca").pem)
+    (tmp_path / "other").write_bytes(strict_ca("other").pem)
+    config = tmp_path / "secmiddleware.toml"
+    config.write_text('[service]\nname = "a"\n[mtls]\ntrust = ["ca.pem"]\n[rotation]\npoll = "20ms"\n')
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHING_IN_CHILD, str(config), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_status_is_json_and_has_no_secret(starter: Starter) -> None:

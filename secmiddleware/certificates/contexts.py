@@ -115,6 +115,7 @@ def server_context(
     key: Path,
     anchors: Iterable[x509.Certificate],
     handshake: Handshake,
+    intermediates: Iterable[x509.Certificate] = (),
     alpn: Sequence[str] = HTTP_1,
 ) -> ssl.SSLContext:
     """The context of a server that asks for client certificates: TLS 1.2 or 1.3, no resumption.
@@ -122,10 +123,15 @@ def server_context(
     `alpn`: what is spoken over it, the best first (RFC 7301); `HTTP_1` or `HTTP_2`.
     `optional`: a caller without a certificate gets through, one with a certificate of a strange CA does not.
     `required`: neither does. `off`: none is asked for. Any of the anchors ends a chain, also one that is not
-    self-signed. `certificate` may hold the chain behind the leaf. Raises CertificateError, which names the
-    files; they are read again from time to time, and bad ones change nothing then.
+    self-signed. `certificate` may hold the chain behind the leaf. `intermediates` help those who send their
+    leaf alone; beside an anchor that is not self-signed TLS takes them for ends of chains, and only the judge
+    knows better. Raises CertificateError, which names the files; they are read again from time to time, and
+    bad ones change nothing then.
     """
-    trusted = b"".join(anchor.public_bytes(Encoding.DER) for anchor in anchors)
+    ends, helpers = tuple(anchors), tuple(intermediates)
+    trusted = b"".join(one.public_bytes(Encoding.DER) for one in dict.fromkeys((*ends, *helpers)))
+    # Without partial chains OpenSSL ends one in self-signed certificates only, however many others it has.
+    whole = bool(helpers) and all(anchor.subject == anchor.issuer for anchor in ends)
 
     def configure(context: ssl.SSLContext) -> ssl.SSLContext:
         context.options |= ssl.OP_NO_TICKET
@@ -139,6 +145,8 @@ def server_context(
         _load_pair(context, certificate, key)
         if trusted:
             context.load_verify_locations(cadata=trusted)
+        if whole:
+            context.verify_flags &= ~ssl.VERIFY_X509_PARTIAL_CHAIN
         context.verify_mode = _VERIFY_MODE[handshake]
         return context
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import ssl
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from secmiddleware.certificates.contexts import HTTP_1, Handshake, server_context
+from secmiddleware.certificates.files import TrustFiles, TrustWatch
 from secmiddleware.certificates.judgement import Judged, Rejected, Trust
+from secmiddleware.certificates.revocation import RevocationList
 from secmiddleware.certificates.trust import CertificateError, TrustAnchor
 from secmiddleware.messages import Presented
 
@@ -20,29 +23,53 @@ from secmiddleware.messages import Presented
 class CertificateManager:
     """Judges what callers present, and makes the server's TLS contexts.
 
-    `certificate` and `key` are the server's own pair, PEM; without them it judges only. Nothing is read
-    before it is used, and every context is made anew from the files as they are then. `doors` are the anchors
+    `certificate` and `key` are the server's own pair, PEM; without them it judges only. They are not read
+    before they are used, and every context is made anew from the files as they are then. The trust may come
+    with the files that it is made of: `look` puts into force what has changed there. `doors` are the anchors
     of those who connect, where they are not the callers: a proxy has a trust list of its own.
     """
 
     def __init__(
         self,
-        trust: Trust,
+        trust: Trust | TrustFiles,
         certificate: Path | None = None,
         key: Path | None = None,
         handshake: Handshake = "optional",
         *,
         doors: tuple[TrustAnchor, ...] | None = None,
     ) -> None:
-        self.trust = trust
+        self._watch = TrustWatch(trust) if isinstance(trust, TrustFiles) else None
+        self._trust = trust if isinstance(trust, Trust) else None
         self._certificate = certificate
         self._key = key
         self._handshake = handshake
-        self._doors = trust.anchors if doors is None else doors
+        self._doors = doors
 
     def judge(self, presented: Presented, now: datetime) -> Judged | Rejected:
-        """The verdict on a presented chain at `now` (aware), with a detail for the log."""
+        """The verdict on a presented chain at `now` (aware), with a reason for the log."""
         return self.trust.judge(presented, now)
+
+    @property
+    def trust(self) -> Trust:
+        """What is believed just now; immutable, and another one where a file has changed."""
+        if self._watch is not None:
+            return self._watch.trust
+        if self._trust is None:
+            raise AssertionError("a manager has a trust or the files that it is made of")
+        return self._trust
+
+    @property
+    def watches(self) -> bool:
+        """Whether there are files to look at."""
+        return self._watch is not None
+
+    def look(self, now: datetime | None = None) -> None:
+        """Look whether files of the trust have changed: never raises for bad ones, which change nothing.
+
+        For one thread at a time. TLS contexts that were handed out already stay as they are.
+        """
+        if self._watch is not None:
+            self._watch.look(datetime.now(UTC) if now is None else now)
 
     def server_context(self, alpn: Sequence[str] = HTTP_1) -> ssl.SSLContext:
         """A new context of the server, for what is spoken over it (ALPN, the best first).
@@ -51,12 +78,20 @@ class CertificateManager:
         """
         if self._certificate is None or self._key is None:
             raise CertificateError("there is no server certificate: set [mtls] certificate and key")
-        anchors = [anchor.certificate for anchor in self._doors]
-        return server_context(self._certificate, self._key, anchors, self._handshake, alpn)
+        trust = self.trust
+        doors = trust.anchors if self._doors is None else self._doors
+        helpers = trust.intermediates if self._doors is None else ()
+        anchors = [anchor.certificate for anchor in doors]
+        return server_context(self._certificate, self._key, anchors, self._handshake, helpers, alpn)
 
     def expiries(self) -> dict[str, datetime]:
-        """When the first of the trust anchors is over, and when what stands in the server's own file is."""
-        ends = {"anchor": [anchor.certificate.not_valid_after_utc for anchor in self.trust.anchors]}
+        """When the first certificate of each role is over, and the first of the revocation lists."""
+        trust = self.trust
+        ends = {
+            "anchor": [anchor.certificate.not_valid_after_utc for anchor in trust.anchors],
+            "intermediate": [certificate.not_valid_after_utc for certificate in trust.intermediates],
+            "crl": [one.next_update for one in _lists_of(trust)],
+        }
         if self._certificate is not None:
             # While files are being replaced there may be nothing to read; then nothing is told.
             with suppress(OSError, ValueError):
@@ -65,9 +100,10 @@ class CertificateManager:
         return {role: min(dates) for role, dates in ends.items() if dates}
 
     def status(self) -> dict[str, Any]:
-        """What is trusted until when, as JSON-ready data."""
+        """What is trusted until when, and what is wrong with the files, as JSON-ready data."""
+        trust, now = self.trust, datetime.now(UTC)
         return {
-            "profile": self.trust.profile,
+            "profile": trust.profile,
             "handshake": self._handshake,
             "anchors": [
                 {
@@ -75,6 +111,28 @@ class CertificateManager:
                     "not_after": anchor.certificate.not_valid_after_utc.isoformat(),
                     "may_assert": list(anchor.may_assert),
                 }
-                for anchor in self.trust.anchors
+                for anchor in trust.anchors
             ],
+            "intermediates": [
+                {
+                    "sha256": certificate.fingerprint(hashes.SHA256()).hex(),
+                    "not_after": certificate.not_valid_after_utc.isoformat(),
+                }
+                for certificate in trust.intermediates
+            ],
+            "revocation_lists": [
+                {
+                    "issuer_sha256": one.issuer_sha256,
+                    "this_update": one.this_update.isoformat(),
+                    "next_update": one.next_update.isoformat(),
+                    "current": one.is_current(now),
+                    "entries": len(one.revoked),
+                }
+                for one in _lists_of(trust)
+            ],
+            "trouble": None if self._watch is None else self._watch.trouble,
         }
+
+
+def _lists_of(trust: Trust) -> tuple[RevocationList, ...]:
+    return () if trust.revocations is None else trust.revocations.lists

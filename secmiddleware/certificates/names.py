@@ -6,6 +6,7 @@ A certificate's subject is no source of names: it has no kinds, and a common nam
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,23 +39,41 @@ class Names:
         not one or stands beside another URI (X509-SVID §2: more than one URI must be rejected).
         """
         try:
-            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
         except x509.ExtensionNotFound:
             return cls()
-        dns = tuple(names.get_values_for_type(x509.DNSName))
-        uris = tuple(names.get_values_for_type(x509.UniformResourceIdentifier))
-        emails = tuple(names.get_values_for_type(x509.RFC822Name))
-        ips = tuple(str(address) for address in names.get_values_for_type(x509.IPAddress))
-        for name in (*dns, *uris, *emails):
-            if not _VISIBLE_ASCII.fullmatch(name):
+        return cls.among(extension.value)
+
+    @classmethod
+    def among(cls, names: Iterable[x509.GeneralName]) -> Names:
+        """The names that stand in a subjectAltName; raises ValueError as `of` does."""
+        dns: list[str] = []
+        uris: list[str] = []
+        emails: list[str] = []
+        ips: list[str] = []
+        others = 0
+        for name in names:
+            # Not `match`: a class pattern over the library's abstract classes costs 1 us each.
+            kind = type(name)
+            if kind is x509.DNSName:
+                dns.append(name.value)
+            elif kind is x509.UniformResourceIdentifier:
+                uris.append(name.value)
+            elif kind is x509.RFC822Name:
+                emails.append(name.value)
+            elif kind is x509.IPAddress:
+                ips.append(str(name.value))
+            else:
+                others += 1
+        for text in (*dns, *uris, *emails):
+            if not _VISIBLE_ASCII.fullmatch(text):
                 raise ValueError("a name is empty or has other characters than visible ASCII")
         if any("/" in address for address in ips):
             raise ValueError("a network stands where an address is due")
         spiffe_id = None
-        if any(is_spiffe_uri(uri) for uri in uris):
+        if any(map(is_spiffe_uri, uris)):
             if len(uris) > 1:
                 raise ValueError("a SPIFFE id stands beside another URI")
             spiffe_id = uris[0]
             check_spiffe_id(spiffe_id)
-        others = len(list(names)) - len(dns) - len(uris) - len(emails) - len(ips)
-        return cls(dns, uris, emails, ips, spiffe_id, others)
+        return cls(tuple(dns), tuple(uris), tuple(emails), tuple(ips), spiffe_id, others)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from secmiddleware.cli.console import config_option, show_findings
 from secmiddleware.errors import ConfigError, Finding, SecMiddlewareError
 
 if TYPE_CHECKING:
+    from secmiddleware.certificates.judgement import Trust
     from secmiddleware.settings import Settings  # pydantic takes its time, and `--help` does not need it
 
 
@@ -74,6 +76,8 @@ def _findings(config: Path, settings: Settings, summary: list[str]) -> Iterator[
     try:
         certificates = certificates_of(settings.mtls)
         summary.append(f"trust anchors: {len(certificates.trust.anchors)}, profile {settings.mtls.profile}")
+        if settings.mtls.crl:
+            yield from _overdue(settings.mtls.crl, certificates.trust, source, summary)
         if settings.mtls.certificate is not None:
             certificates.server_context()
             summary.append(f"server certificate: {settings.mtls.certificate}")
@@ -99,3 +103,18 @@ def _findings(config: Path, settings: Settings, summary: list[str]) -> Iterator[
         yield from error.findings
     except SecMiddlewareError as error:
         yield Finding("keys.store", str(error), source)
+
+
+def _overdue(paths: tuple[Path, ...], trust: Trust, source: str, summary: list[str]) -> Iterator[Finding]:
+    """Which revocation lists are not current: the service starts with them, and heals by itself."""
+    from secmiddleware.certificates.files import load_lists
+
+    count = entries = 0
+    for index, path in enumerate(paths):
+        for one in load_lists(path, trust.issuers):
+            count, entries = count + 1, entries + len(one.revoked)
+            if not one.is_current(datetime.now(UTC)):
+                message = f"{path} is not current: it is good from {one.this_update} to {one.next_update}"
+                hint = "put the newer one there: until then missing_crl says what becomes of callers"
+                yield Finding(f"mtls.crl[{index}]", message, source, hint=hint)
+    summary.append(f"revocation lists: {count}, entries: {entries}")

@@ -251,7 +251,8 @@ def _import(raw: dict[str, Any]) -> VerificationKey | _Problem:
 def _weakness_of_rsa(numbers: dict[str, bytes]) -> str | None:
     """Before joserfc sees it, which only warns. The curves that are accepted are all strong enough."""
     n, e = (int.from_bytes(numbers[name], "big") for name in ("n", "e"))
-    return weakness_of_public_key(rsa.RSAPublicNumbers(e, n).public_key())
+    weakness = weakness_of_public_key(rsa.RSAPublicNumbers(e, n).public_key())
+    return None if weakness is None else weakness[1]
 
 
 def _checks(key: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Check]]:

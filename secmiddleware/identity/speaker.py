@@ -7,29 +7,31 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Final
 
-from cryptography import x509
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
 from secmiddleware.certificates.judgement import Judged, Rejected, Trust
 from secmiddleware.certificates.names import Names
 from secmiddleware.identity.patterns import NameKind, NamePattern
-from secmiddleware.messages import Identity, Presented, Refusal
+from secmiddleware.messages import Identity, Presented, Reason, Refusal
 
 # Reading a leaf's names costs 20 to 50 us; an entry a few KiB. It is a pure function: an old entry is never
 # wrong.
 _IDENTITIES_KEPT: Final = 1024
 
+_KEY_OF: Final = {
+    "certificate_untrusted": "mtls.trust",
+    "certificate_revoked": "mtls.crl",
+    "revocation_unavailable": "mtls.crl",
+}
+
 
 def identify(presented: Presented, trust: Trust, now: datetime) -> Identity | Refusal:
-    """The identity that a presented chain speaks for at `now`, or the refusal; no reason beside its code.
+    """The identity that a presented chain speaks for at `now`, or the refusal, with the reason for our log.
 
     Where the chain's anchor may assert certain names only, every name of the leaf must be one of them, and a
     leaf without any name is refused: it could be anybody's.
     """
     match trust.judge(presented, now):
-        case Rejected(code=code):
-            return Refusal(code, "mtls.trust" if code == "certificate_untrusted" else None)
+        case Rejected(code, reason):
+            return Refusal(code, _KEY_OF.get(code), reason=reason)
         case Judged() if presented.rejected:
             return Refusal("certificate_untrusted", "mtls.source")
         case Judged() as judged:
@@ -38,36 +40,30 @@ def identify(presented: Presented, trust: Trust, now: datetime) -> Identity | Re
 
 @lru_cache(maxsize=_IDENTITIES_KEPT)
 def _speak(judged: Judged, source: str) -> Identity | Refusal:
-    names = Names.of(judged.leaf)
-    anchor = judged.anchor
+    names, anchor = judged.names, judged.anchor
     if anchor.may_assert and not _may_assert(anchor.may_assert, names):
-        return Refusal("certificate_untrusted", "mtls.trust.may_assert")
+        reason = Reason("may_assert", f"sha256:{anchor.sha256}", "it may not speak for all names of the leaf")
+        return Refusal("certificate_untrusted", "mtls.trust.may_assert", reason=reason)
     leaf = judged.leaf
-    above = judged.chain[1:]
     return Identity(
         subject=leaf.subject.rfc4514_string(),
-        issuer=leaf.issuer.rfc4514_string(),
+        issuer=judged.issuers[0].subject if judged.issuers else leaf.issuer.rfc4514_string(),
         serial=leaf.serial_number,
         dns=names.dns,
         uris=names.uris,
         emails=names.emails,
         ips=names.ips,
         spiffe_id=names.spiffe_id,
-        sha256=leaf.fingerprint(SHA256()).hex(),
-        spki_sha256=_spki_sha256(leaf),
+        sha256=hashlib.sha256(judged.der).hexdigest(),
+        spki_sha256=hashlib.sha256(judged.spki).hexdigest(),
         not_before=leaf.not_valid_before_utc,
         not_after=leaf.not_valid_after_utc,
         anchor=anchor.sha256,
         source=source,
-        der=leaf.public_bytes(Encoding.DER),
-        issuers=tuple(ca.fingerprint(SHA256()).hex() for ca in above),
-        issuer_spkis=tuple(map(_spki_sha256, above)),
+        der=judged.der,
+        issuers=tuple(issuer.sha256 for issuer in judged.issuers),
+        issuer_spkis=tuple(issuer.spki_sha256 for issuer in judged.issuers),
     )
-
-
-def _spki_sha256(certificate: x509.Certificate) -> str:
-    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(spki).hexdigest()
 
 
 def _may_assert(texts: tuple[str, ...], names: Names) -> bool:

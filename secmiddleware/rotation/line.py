@@ -1,8 +1,8 @@
 """The rotation line: one daemon thread of a process looks at the store, tends the ring and tells callbacks.
 
-The only place where shared state is read while requests are served; requests themselves see snapshots. When
-it looks: at every poll, when a notice says so, when listening for notices has begun (again), when a request
-asks.
+It looks at what else is watched, too: the files of certificates. The only place where shared state is read
+while requests are served; requests themselves see snapshots. When it looks: at every poll, when a notice says
+so, when listening for notices has begun (again), when a request asks.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _logger: Final = logging.getLogger("secmiddleware.rotation")
 
 
 class RotationLine:
-    """Watches the store of one EncryptionManager in one thread.
+    """Watches the store of one EncryptionManager, and what else there is, in one thread.
 
     Started in the process that serves, after `manager.start()`. The child of a fork has no thread; it gets
     one of its own at its first `start`, or as soon as a request asks for a look or for uses.
@@ -56,20 +56,23 @@ class RotationLine:
 
     def __init__(
         self,
-        manager: EncryptionManager,
+        manager: EncryptionManager | None,
         *,
         poll: timedelta = timedelta(seconds=30),
         callbacks: Sequence[str] = (),
         messenger: Messenger | None = None,
+        watches: Sequence[Callable[[], object]] = (),
     ) -> None:
         """Starts and imports nothing.
 
         Args:
-            manager: whose store is watched.
+            manager: whose store is watched; None where there is nothing but `watches`.
             poll: the longest time between two looks; a store of this host is looked at every second at least.
             callbacks: `module:function`, each called with a Transition; sync or async.
             messenger: tells other processes what this one has published, and brings their notices; it is
                 started and stopped with the line.
+            watches: called at every look; each stats files of this host, and takes long only where one has
+                changed.
 
         Raises:
             ValueError: `poll` is not longer than nothing.
@@ -77,13 +80,15 @@ class RotationLine:
         if poll <= timedelta(0):
             raise ValueError("the time between two looks at the store must be longer than nothing")
         self._manager = manager
+        self._watches = tuple(watches)
         longest = poll.total_seconds()
-        self._interval = longest if manager.reach == "network" else min(longest, _NEAR_SECONDS)
+        far = manager is not None and manager.reach == "network"
+        self._interval = longest if far else min(longest, _NEAR_SECONDS)
         self._references = tuple(callbacks)
         self._listeners: list[tuple[Callable[[Transition], object], frozenset[str]]] = []
         self._callbacks: tuple[Callback, ...] = ()
         self._messenger = messenger
-        self._notices = NoticeReader(manager.ring, manager.mac_of_notice)
+        self._notices = None if manager is None else NoticeReader(manager.ring, manager.mac_of_notice)
         self._not_new = 0
         self._connections = 0
         """How often listening has begun, and for which of these the store was looked at since."""
@@ -121,7 +126,8 @@ class RotationLine:
             )
             self._wanted = True
             self._begin()
-        self._manager.watched_by(self.wake, self.tend_soon, self._announce)
+        if self._manager is not None:
+            self._manager.watched_by(self.wake, self.tend_soon, self._announce)
 
     def on(self, events: Iterable[str], function: Callable[[Transition], object]) -> None:
         """Has a function, sync or async, told of each step with one of these names, from now on.
@@ -178,7 +184,7 @@ class RotationLine:
         }
 
     def _broker_health(self) -> dict[str, Any] | None:
-        if self._messenger is None:
+        if self._messenger is None or self._notices is None:
             return None
         health = self._messenger.health()
         connected = health["connected_since"] is not None
@@ -202,6 +208,8 @@ class RotationLine:
 
     def _take(self, body: bytes) -> None:
         """What the messenger brought. Only an authentic notice of something new makes the line look."""
+        if self._notices is None or self._manager is None:
+            return
         result = self._notices.read(body, utc_now())
         if not isinstance(result, Notice):
             _logger.debug("ring %s: a notice was dropped: %s", self._manager.ring, result.reason)
@@ -213,6 +221,8 @@ class RotationLine:
             self._call("notice")
 
     def _compose(self) -> bytes:
+        if self._manager is None:
+            raise AssertionError("where there is no ring, nobody is told of one")
         return write_notice(self._manager.ring, RECORD, self._gen(), utc_now(), self._manager.mac_of_notice)
 
     def _connected(self) -> None:
@@ -220,7 +230,7 @@ class RotationLine:
         self._call("notice")
 
     def _gen(self) -> int:
-        keyring = self._manager.keyring
+        keyring = None if self._manager is None else self._manager.keyring
         return 0 if keyring is None else keyring.gen
 
     def _begin(self) -> None:
@@ -282,7 +292,12 @@ class RotationLine:
             due = min(due, asked)
 
     def _turn(self) -> None:
-        for step in (self._manager.look, self._manager.tend):
+        for watch in self._watches:
+            try:
+                watch()
+            except Exception:
+                _logger.exception("what is watched beside the ring met an error; the line goes on")
+        for step in () if self._manager is None else (self._manager.look, self._manager.tend):
             try:
                 transitions = step()
             except Exception:
@@ -310,7 +325,7 @@ class RotationLine:
 
     def _pause(self) -> float:
         pause = self._interval * _chance.uniform(1 - _JITTER, 1 + _JITTER)
-        change = self._manager.seconds_to_change()
+        change = None if self._manager is None else self._manager.seconds_to_change()
         return pause if change is None else max(_SHORTEST_SECONDS, min(pause, change))
 
     def _leave_the_parent(self) -> None:

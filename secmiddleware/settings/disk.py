@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,9 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 
-from secmiddleware.certificates.trust import CertificateError, load_anchors
+from secmiddleware.certificates.files import load_lists
+from secmiddleware.certificates.revocation import UnknownIssuerError
+from secmiddleware.certificates.trust import CertificateError, load_anchors, load_intermediates
 from secmiddleware.encryption.kek import load_kek
 from secmiddleware.errors import ConfigError
 from secmiddleware.files import too_open
@@ -46,31 +48,63 @@ def review_disk(settings: Settings, environ: Mapping[str, str]) -> Iterator[Note
 
 def _trust(mtls: MtlsSettings) -> Iterator[Note]:
     seen: dict[bytes, int] = {}
+    issuers: list[x509.Certificate] = []
+    unread = False
     for index, trust in enumerate(mtls.trust):
         key: KeyPath = ("mtls", "trust", index)
-        data = _read(trust.ca)
-        if isinstance(data, str):
-            yield Mistake(key, data), ()
+        anchors = _load(key, trust.ca, load_anchors)
+        if isinstance(anchors, Mistake):
+            unread = True
+            yield anchors, ()
             continue
-        if _is_key(data):
-            yield (
-                Mistake(
-                    key, f"{trust.ca} holds a private key", "name the CA's certificate; its key stays away"
-                ),
-                (),
-            )
-            continue
-        try:
-            anchors = load_anchors(trust.ca)
-        except CertificateError as error:
-            yield Mistake(key, str(error)), ()
-            continue
+        issuers += anchors
         for digest in {anchor.fingerprint(hashes.SHA256()) for anchor in anchors}:
             earlier = seen.setdefault(digest, index)
-            if earlier != index and mtls.trust[earlier].may_assert != trust.may_assert:
-                message = f"holds a CA that mtls.trust[{earlier}] holds too, with another may_assert"
-                yield Mistake(key, message), (key, ("mtls", "trust", earlier))
+            if earlier != index and mtls.trust[earlier].asserts != trust.asserts:
+                message = f"holds a CA that mtls.trust[{earlier}] holds too, with other names to speak for"
+                hint = "name it once; a CA of several trust domains lists them in may_assert"
+                yield Mistake(key, message, hint), (key, ("mtls", "trust", earlier))
                 break
+    for index, path in enumerate(mtls.intermediates):
+        intermediates = _load(("mtls", "intermediates", index), path, load_intermediates)
+        if isinstance(intermediates, Mistake):
+            unread = True
+            yield intermediates, ()
+        else:
+            issuers += intermediates
+    yield from _lists(mtls, tuple(issuers), unread=unread)
+
+
+def _load(
+    key: KeyPath, path: Path, load: Callable[[Path], tuple[x509.Certificate, ...]]
+) -> tuple[x509.Certificate, ...] | Mistake:
+    data = _read(path)
+    if isinstance(data, str):
+        return Mistake(key, data)
+    if _is_key(data):
+        hint = "name the CA's certificate; its key stays away"
+        return Mistake(key, f"{path} holds a private key", hint)
+    try:
+        return load(path)
+    except CertificateError as error:
+        return Mistake(key, str(error))
+
+
+def _lists(mtls: MtlsSettings, issuers: tuple[x509.Certificate, ...], *, unread: bool) -> Iterator[Note]:
+    """`unread`: not every file that may hold an issuer could be read, so that nobody is called unknown."""
+    who: tuple[KeyPath, ...] = (("mtls", "trust"), ("mtls", "intermediates"))
+    for index, path in enumerate(mtls.crl):
+        key: KeyPath = ("mtls", "crl", index)
+        try:
+            load_lists(path, issuers)
+        except UnknownIssuerError as error:
+            if not unread:
+                hint = (
+                    "name the certificate of its issuer in intermediates: lists of other CAs cannot be used"
+                )
+                yield Mistake(key, str(error), hint), who
+        except CertificateError as error:
+            yield Mistake(key, str(error)), ()
 
 
 def _serials(settings: Settings) -> Iterator[Note]:

@@ -26,6 +26,7 @@ from pydantic import (
     ValidationInfo,
 )
 
+from secmiddleware.certificates.spiffe import check_trust_domain
 from secmiddleware.encryption.document import MAX_GEN
 from secmiddleware.fields.marks import Mark
 from secmiddleware.identity.patterns import NamePattern
@@ -191,6 +192,12 @@ def _method(value: object) -> str:
     return text
 
 
+def _trust_domain(value: object) -> str:
+    text = _text(value)
+    check_trust_domain(text)
+    return text
+
+
 def _mark(value: object) -> str:
     text = _text(value)
     Mark.parse(text)
@@ -348,6 +355,7 @@ PathText = Annotated[str, BeforeValidator(_path_pattern)]
 NameText = Annotated[str, BeforeValidator(_name_pattern)]
 MethodText = Annotated[str, BeforeValidator(_method)]
 AssertedName = Annotated[str, BeforeValidator(_asserted_name)]
+TrustDomain = Annotated[str, BeforeValidator(_trust_domain)]
 MarkText = Annotated[str, BeforeValidator(_mark)]
 Callback = Annotated[str, BeforeValidator(_callback)]
 HeaderName = Annotated[str, BeforeValidator(_header_name)]
@@ -378,6 +386,16 @@ class TrustSettings(Section):
         max_length=_MOST_ROUTES,
         description="What names these CAs may speak for; empty: every name.",
     )
+    trust_domain: TrustDomain | None = Field(
+        default=None, description="The one SPIFFE trust domain whose ids, and no other names, they speak for."
+    )
+
+    @property
+    def asserts(self) -> tuple[str, ...]:
+        """The names that these CAs may speak for, whichever way it was said."""
+        if self.trust_domain is None or self.may_assert:
+            return self.may_assert
+        return (f"spiffe://{self.trust_domain}/**",)
 
 
 Trust = Annotated[TrustSettings, BeforeValidator(_trust_table, json_schema_input_type=str | TrustSettings)]
@@ -440,6 +458,11 @@ class MtlsSettings(Section):
     trust: tuple[Trust, ...] = Field(
         default=(), max_length=100, description="The certification authorities of callers."
     )
+    intermediates: tuple[PathSetting, ...] = Field(
+        default=(),
+        max_length=100,
+        description="CA certificates, in PEM, for callers who send their leaf alone; they end no chain.",
+    )
     certificate: PathSetting | None = Field(
         default=None, description="The server's own certificate chain, in PEM."
     )
@@ -447,9 +470,12 @@ class MtlsSettings(Section):
         default=None, description="The private key of the server's certificate, in PEM."
     )
     profile: Literal["strict", "private-pki"] = Field(default="strict", description="How a chain is judged.")
-    crl: tuple[PathSetting, ...] = Field(default=(), description="Lists of revoked certificates.")
+    crl: tuple[PathSetting, ...] = Field(
+        default=(), max_length=1000, description="Lists of revoked certificates, in PEM or DER."
+    )
     missing_crl: Literal["refuse", "allow"] = Field(
-        default="refuse", description="What to do without a current list."
+        default="refuse",
+        description="What becomes of callers where crl names lists, and a CA of theirs has no current one.",
     )
     recheck: Recheck = Field(
         default=timedelta(minutes=1),

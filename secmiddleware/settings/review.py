@@ -18,7 +18,7 @@ from secmiddleware.fields.marks import Mark, overlaps
 from secmiddleware.paths import PathPattern
 from secmiddleware.settings.disk import review_disk
 from secmiddleware.settings.mistakes import Mistake, write_path
-from secmiddleware.settings.models import Client, FieldSettings, PlaceSettings, Settings
+from secmiddleware.settings.models import Client, FieldSettings, MtlsSettings, PlaceSettings, Settings
 from secmiddleware.settings.positions import KeyPath
 from secmiddleware.settings.proxies import review_proxies
 from secmiddleware.settings.quantities import write_duration
@@ -67,8 +67,6 @@ def review(settings: Settings, broken: Collection[KeyPath], environ: Mapping[str
 
 def _unsupported(settings: Settings) -> Iterator[Note]:
     later = "is not supported by this version"
-    if settings.mtls.crl:
-        yield Mistake(("mtls", "crl"), f"revocation by lists {later}", "leave crl empty"), ()
     for name, one in settings.fields.items():
         if one.format not in _FORMATS:
             yield Mistake(("fields", name, "format"), f'"{one.format}" {later}', 'use "aead" or "fernet"'), ()
@@ -95,12 +93,25 @@ def _mtls(settings: Settings) -> Iterator[Note]:
         message = '"show" has nothing to show: no route has client = "optional"'
         hint = 'leave it "refuse", or make the certificate optional somewhere'
         yield Mistake(("mtls", "unaccepted"), message, hint), (("mtls", "client"), ("routes",))
+    yield from _trust_domains(mtls)
     if mtls.certificate is not None and mtls.key is None:
         message = "is missing: the certificate is of no use without its private key"
         yield Mistake(("mtls", "key"), message), (("mtls", "certificate"),)
     if mtls.key is not None and mtls.certificate is None:
         message = "is missing: the key is of no use without its certificate"
         yield Mistake(("mtls", "certificate"), message), (("mtls", "key"),)
+
+
+def _trust_domains(mtls: MtlsSettings) -> Iterator[Note]:
+    """Names that a CA may assert, and that the trust domain which it is good for alone does not have."""
+    for index, trust in enumerate(mtls.trust):
+        here: KeyPath = ("mtls", "trust", index)
+        for place, text in enumerate(trust.may_assert):
+            inside = text.startswith(f"spiffe://{trust.trust_domain}/")
+            if trust.trust_domain is not None and not inside:
+                message = f"is outside of trust_domain, which is all that this CA speaks for: {text}"
+                hint = "remove it, or remove trust_domain and list every name in may_assert"
+                yield Mistake((*here, "may_assert", place), message, hint), ((*here, "trust_domain"),)
 
 
 def _clients(settings: Settings) -> Iterator[tuple[KeyPath, Client]]:

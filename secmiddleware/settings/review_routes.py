@@ -138,9 +138,9 @@ def _denied_names(settings: Settings) -> Iterator[Note]:
 def _impossible_names(settings: Settings) -> Iterator[Note]:
     """Names that no trusted CA may assert, so that no caller ever has them."""
     trust = settings.mtls.trust
-    if not trust or not all(one.may_assert for one in trust):
+    if not trust or not all(one.asserts for one in trust):
         return
-    asserted = [NamePattern.parse(text) for one in trust for text in dict.fromkeys(one.may_assert)]
+    asserted = [NamePattern.parse(text) for one in trust for text in dict.fromkeys(one.asserts)]
     for path, pattern in callers_named(settings):
         if pattern.is_of_names and not any(pattern.meets(one) for one in asserted):
             message = "can never match: no CA that is trusted may assert such a name"

@@ -35,6 +35,8 @@ CERTIFICATE_SHA256: Final = "tls.client.hash.sha256"
 DECISION: Final = "secmiddleware.decision"
 REASON: Final = "secmiddleware.reason"
 WHERE: Final = "secmiddleware.where"
+RULE: Final = "secmiddleware.certificate.rule"
+CERTIFICATE: Final = "secmiddleware.certificate.place"
 IDENTITY: Final = "secmiddleware.identity"
 STAGE: Final = "secmiddleware.stage"
 OVERHEAD: Final = "secmiddleware.overhead.duration"
@@ -169,6 +171,10 @@ def refusal_attributes(refusal: Refusal) -> Attributes:
     attributes: Attributes = {DECISION: "deny", REASON: refusal.code}
     if refusal.where is not None:
         attributes[WHERE] = shown(refusal.where)
+    if refusal.reason is not None:
+        attributes[RULE] = refusal.reason.rule
+        # A number or a digest: one attribute has one type.
+        attributes[CERTIFICATE] = str(refusal.reason.certificate)
     return attributes
 
 

@@ -1,8 +1,9 @@
 """The audit log: one line of JSON for every refusal, under the logger `secmiddleware.audit`.
 
-A line holds the code, what refused, whose certificate it was (its digest and the escaped name) and the trace
-id that the caller was shown; never a value, a certificate, a header or a path. It is written whether traces
-are sampled or not: another observer may stand within this one, and sees all that it sees.
+A line holds the code, what refused, which certificate of the chain broke which rule, whose certificate it was
+(its digest and the escaped name) and the trace id that the caller was shown; never a value, a certificate, a
+header or a path. It is written whether traces are sampled or not: another observer may stand within this one,
+and sees all that it sees.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from functools import cached_property
 from secmiddleware.engine import Admission
 from secmiddleware.fields.flows import Report
 from secmiddleware.messages import Refusal, RequestHead
+from secmiddleware.telemetry.attributes import shown
 from secmiddleware.telemetry.observer import (
     NOTHING,
     ExchangeRecord,
@@ -93,12 +95,15 @@ class AuditObservation:
             self._within.end(record)
 
     def _line(self, refusal: Refusal) -> dict[str, object]:
-        identity = self._verdict.identity
+        identity, reason = self._verdict.identity, refusal.reason
         return {
             "event": "access.denied",
             "code": refusal.code,
             "status": refusal.status,
             "where": refusal.where,
+            "rule": None if reason is None else reason.rule,
+            "certificate": None if reason is None else reason.certificate,
+            "detail": None if reason is None else shown(reason.detail),
             "protocol": self._head.protocol,
             "peer": self._head.peer.host,
             "client": None if identity is None else str(identity),

@@ -190,3 +190,38 @@ def signed_over(made: Made, digest: str) -> bytes:
     last = {"md5": 0x04, "sha1": 0x05}[digest]
     pkcs1 = bytes.fromhex("2a864886f70d0101")
     return made.der.replace(pkcs1 + b"\x0b", pkcs1 + bytes([last]))
+
+
+def revocation_list(
+    issuer: Made,
+    *revoked: Made | int,
+    reason: x509.ReasonFlags | None = None,
+    entry_extensions: list[tuple[x509.ExtensionType, bool]] | None = None,
+    begin: datetime = NOW - timedelta(hours=1),
+    end: datetime = NOW + timedelta(days=1),
+    extensions: list[tuple[x509.ExtensionType, bool]] | None = None,
+    number: int | None = 1,
+    key: Any = None,
+    name_of: Made | None = None,
+) -> x509.CertificateRevocationList:
+    """A list of `issuer` (signed by another `key`, in another's name, where that is the fault)."""
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name((name_of or issuer).certificate.subject)
+        .last_update(begin)
+        .next_update(end)
+    )
+    if number is not None:
+        builder = builder.add_extension(x509.CRLNumber(number), critical=False)
+    for extension, critical in extensions or []:
+        builder = builder.add_extension(extension, critical)
+    for one in revoked:
+        serial = one if isinstance(one, int) else one.certificate.serial_number
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(begin)
+        if reason is not None:
+            entry = entry.add_extension(x509.CRLReason(reason), critical=False)
+        for extension, critical in entry_extensions or []:
+            entry = entry.add_extension(extension, critical)
+        builder = builder.add_revoked_certificate(entry.build())
+    signer = key or issuer.key
+    return builder.sign(signer, None if isinstance(signer, ed25519.Ed25519PrivateKey) else hashes.SHA256())

@@ -364,7 +364,7 @@ def test_bad_new_files_change_nothing(pki, tmp_path):
 def test_http_2_is_offered_first_and_with_no_cipher_that_it_forbids(pki):
     """RFC 9113 §9.2.2 and Appendix A: of TLS 1.2, ephemeral key exchange and AEAD only."""
     pair = pki.folder / "server.pem", pki.folder / "server.key"
-    context = server_context(*pair, load_anchors(pki.ca_file), "optional", HTTP_2)
+    context = server_context(*pair, load_anchors(pki.ca_file), "optional", alpn=HTTP_2)
     old = [cipher["name"] for cipher in context.get_ciphers() if cipher["protocol"] != "TLSv1.3"]
     assert old
     assert all(name.startswith("ECDHE-") and ("GCM" in name or "POLY1305" in name) for name in old)
@@ -381,3 +381,28 @@ def test_http_2_is_offered_first_and_with_no_cipher_that_it_forbids(pki):
             assert tls.selected_alpn_protocol() == chosen
             tls.sendall(b"ping")
             assert tls.recv(100) == b"ping"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_who_sends_the_leaf_alone_gets_in_below_an_intermediate_that_is_configured(pki, version, tmp_path):
+    dates = {"begin": datetime.now(UTC) - timedelta(days=1), "end": datetime.now(UTC) + timedelta(days=1)}
+    root, stranger = strict_ca("root", **dates), strict_ca("stranger", **dates)
+    middle, lost = strict_ca("middle", root, **dates), strict_ca("lost", stranger, **dates)
+    for name, ca in (("alone", middle), ("lost", lost)):
+        leaf = strict_leaf(ca, subject=f"client {name}", **dates)
+        (tmp_path / f"{name}.pem").write_bytes(leaf.pem)
+        (tmp_path / f"{name}.key").write_bytes(leaf.key_pem)
+
+    def get_in(name, *helpers):
+        helping = [helper.certificate for helper in helpers]
+        pair = pki.folder / "server.pem", pki.folder / "server.key"
+        context = server_context(*pair, [root.certificate], "required", helping)
+        context.maximum_version = version
+        client = client_context(pki.ca_file, tmp_path / f"{name}.pem", tmp_path / f"{name}.key")
+        with serving(context) as (port, _):
+            call(port, client)
+
+    get_in("alone", middle)
+    for name, helpers in [("alone", ()), ("lost", (middle,)), ("lost", (middle, lost))]:
+        with pytest.raises(OSError):  # noqa: PT011  (whichever end closes first)
+            get_in(name, *helpers)

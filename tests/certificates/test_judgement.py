@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
 import shutil
 import threading
 import time
+from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 
@@ -33,9 +35,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
+from secmiddleware.certificates import judgement
 from secmiddleware.certificates.judgement import Judged, Rejected, Trust
 from secmiddleware.certificates.trust import CertificateError, TrustAnchor
-from secmiddleware.messages import Presented
+from secmiddleware.messages import Presented, Reason
 
 CA = strict_ca()
 PLAIN = plain_ca()
@@ -451,16 +454,6 @@ def test_a_path_length_is_kept(profile):
 
 
 @pytest.mark.parametrize("profile", BOTH)
-def test_name_constraints_are_kept(profile):
-    constraint = x509.NameConstraints([x509.DNSName("partner.example")], None)
-    partner = strict_ca("partner", more=[(constraint, True)])
-    good = strict_leaf(partner, names=san(x509.DNSName("a.partner.example")))
-    bad = strict_leaf(partner, names=san(x509.DNSName("a.example.org")))
-    assert code_of(presented(good), partner, profile=profile) is None
-    assert code_of(presented(bad), partner, profile=profile) == "certificate_untrusted"
-
-
-@pytest.mark.parametrize("profile", BOTH)
 def test_an_unknown_critical_extension_is_refused(profile):
     leaf = strict_leaf(CA, more=[(raw("1.2.3.4", b"\x05\0"), True)])
     assert code_of(presented(leaf), profile=profile) == "certificate_untrusted"
@@ -617,12 +610,52 @@ def test_the_same_leaf_with_another_chain_is_judged_anew():
     assert code(judging.judge(Presented(leaf.der, (b"junk",)), NOW)) == "certificate_malformed"
 
 
-def test_what_is_kept_is_bounded_and_the_verdicts_stay_right():
+def test_what_is_kept_is_bounded_and_the_verdicts_stay_right(monkeypatch):
+    monkeypatch.setattr(judgement, "_MAX_KEPT", 16)
     judging = trust()
-    leaves = [presented(strict_leaf(CA)) for _ in range(300)]
+    leaves = [presented(strict_leaf(CA)) for _ in range(40)]
     assert all(isinstance(judging.judge(leaf, NOW), Judged) for leaf in leaves)
-    assert len(judging._kept) <= 256
+    assert 0 < len(judging._kept) <= 16
     assert all(isinstance(judging.judge(leaf, NOW), Judged) for leaf in leaves)
+
+
+def test_a_verdict_is_kept_with_the_connection_and_found_by_digest_from_another(monkeypatch):
+    judging, first = trust(), presented(GOOD, CA)
+    verdict = judging.judge(first, NOW)
+    monkeypatch.setattr(Trust, "_judge", None)  # whoever would judge anew from here on fails
+    assert judging.judge(first, NOW) is verdict
+    judging._kept.clear()
+    assert judging.judge(first, NOW) is verdict
+    with pytest.raises(TypeError):
+        judging.judge(presented(GOOD, CA), NOW)
+
+
+def test_another_trust_does_not_go_by_what_was_kept_with_the_connection():
+    given = presented(GOOD)
+    assert code(trust().judge(given, NOW)) is None
+    assert given.kept is not None
+    assert code(trust(strict_ca("another")).judge(given, NOW)) == "certificate_untrusted"
+    assert code(trust().judge(given, NOW)) is None
+
+
+def test_a_connection_does_not_keep_a_trust_that_is_gone_alive():
+    judging, given = trust(), presented(GOOD)
+    judging.judge(given, NOW)
+    held = [one for one in gc.get_referrers(judging._kept) if one is not judging]
+    assert held == []
+
+
+def test_what_is_kept_is_no_part_of_what_was_presented():
+    fresh, judged = presented(GOOD), presented(GOOD)
+    trust().judge(judged, NOW)
+    assert (fresh, hash(fresh), repr(fresh)) == (judged, hash(judged), repr(judged))
+    assert replace(judged, source="nginx").kept is None
+
+
+def test_a_rejection_is_not_kept():
+    judging, given = trust(), presented(strict_leaf(CA, eku=[SERVER]))
+    assert code(judging.judge(given, NOW)) == "certificate_purpose"
+    assert (judging._kept, given.kept) == ({}, None)
 
 
 def test_many_threads_get_each_their_own_verdict():
@@ -660,7 +693,8 @@ def test_one_certificate_is_not_trusted_in_two_ways():
 
 def test_a_rejection_tells_the_log_why_and_nothing_secret():
     verdict = trust().judge(presented(strict_leaf(CA, key=key_of("rsa1024"))), NOW)
-    assert verdict == Rejected("certificate_weak", "its RSA key has 1024 bits, 2048 are the least")
+    assert verdict == Rejected("certificate_weak", Reason("rsa_bits", 0))
+    assert verdict.reason.detail == "its RSA key has 1024 bits, 2048 are the least"
 
 
 def test_an_impossible_public_exponent_proves_nothing():

@@ -7,11 +7,15 @@ import json
 import os
 import pty
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from certificates.shapes import revocation_list, strict_ca
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from cli.command import ESCAPE, OURS, change, changed, environment, inside, run, running, tree
+from secmiddleware import SecurityManager
 
 KEK = 'kek = "file:state/kek"'
 MISTAKES = (
@@ -216,3 +220,27 @@ def test_advice_does_not_hide_a_mistake(config: Path, tmp_path: Path) -> None:
     wrong = changed(config, tmp_path / "wrong", ('client = "required"', 'client = "requierd"' + WIDE))
     done = run("check", "--json", "--deploy", cwd=wrong.parent)
     assert (done.status, done.json["ok"], done.json["advice"]) == (1, False, [])
+
+
+def test_a_list_that_is_overdue_is_a_finding_and_no_reason_not_to_start(config: Path, tmp_path: Path) -> None:
+    other = changed(config, tmp_path / "other")
+    now = datetime.now(UTC)
+    ca = strict_ca("ca", begin=now - timedelta(days=9), end=now + timedelta(days=9))
+    (other.parent / "pki" / "callers.pem").write_bytes(ca.pem)
+    change(other, ('trust = ["pki/ca.pem"]', 'trust = ["pki/callers.pem"]\ncrl = ["pki/a.crl"]'))
+    path = other.parent / "pki" / "a.crl"
+
+    def publish(end: datetime) -> None:
+        crl = revocation_list(ca, 1, 2, begin=now - timedelta(days=2), end=end)
+        path.write_bytes(crl.public_bytes(Encoding.DER))
+
+    publish(now + timedelta(days=1))
+    done = inside("check", config=other)
+    assert "  revocation lists: 1, entries: 2\n" in done.out, done.out
+    assert done.status == 0
+    publish(now - timedelta(days=1))
+    done = inside("check", "--json", config=other)
+    (finding,) = done.json["findings"]
+    assert (done.status, finding["key"]) == (1, "mtls.crl[0]")
+    assert f"{path} is not current" in finding["message"]
+    assert SecurityManager.from_config(other, {}).status()["certificates"]["revocation_lists"]

@@ -54,11 +54,12 @@ def watch() -> Iterator[Callable[..., Watched]]:
         callbacks: tuple[str, ...] = (),
         poll: timedelta = timedelta(seconds=30),
         messenger: Messenger | None = None,
+        watches: tuple[Callable[[], object], ...] = (),
         **arguments: Any,
     ) -> Watched:
         manager = manager_of(store, utc_now, **arguments)
         manager.start()
-        line = RotationLine(manager, poll=poll, callbacks=callbacks, messenger=messenger)
+        line = RotationLine(manager, poll=poll, callbacks=callbacks, messenger=messenger, watches=watches)
         lines.append(line)
         line.start()
         until(lambda: line.health()["last_turn"])

@@ -363,6 +363,39 @@ def test_requests_are_served_while_the_store_hangs(watch, far):
     assert seconds_of(line.wake) < 0.5
 
 
+# Without a ring.
+
+
+def test_a_line_without_a_ring_looks_at_what_else_there_is_and_bears_its_errors(caplog):
+    looks = []
+
+    def look():
+        looks.append(threading.current_thread().name)
+        raise RuntimeError("a defect")
+
+    line = RotationLine(None, poll=timedelta(seconds=0.01), watches=[look])
+    with caplog.at_level(logging.ERROR, "secmiddleware.rotation"):
+        line.start()
+        until(lambda: len(looks) > 3)
+        line.wake()
+        assert seconds_of(line.stop) < 0.1
+    assert set(looks) == {"secmiddleware-rotation"}
+    assert "what is watched beside the ring met an error" in caplog.text
+    assert not line.health()["running"]
+
+
+def test_the_files_of_this_host_are_looked_at_every_second_at_least():
+    assert RotationLine(None, watches=[list]).health()["look_every_seconds"] == 1
+
+
+def test_a_line_looks_at_the_ring_and_at_what_else_there_is(watch, path):
+    looks = []
+    manager, _ = watch(FileStore(path), poll=timedelta(seconds=0.05), watches=[lambda: looks.append(1)])
+    before = len(looks)
+    manager.rotate()
+    until(lambda: len(looks) > before + 1)
+
+
 # Loops.
 
 

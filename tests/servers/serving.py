@@ -47,7 +47,7 @@ def serving(
     **options: Any,
 ) -> Iterator[int]:
     """The port on which `app` is served; `http` is a class of ours, or one of uvicorn's names."""
-    context = server_context(pki.certificate, pki.key, load_anchors(pki.ca), handshake, alpn)
+    context = server_context(pki.certificate, pki.key, load_anchors(pki.ca), handshake, alpn=alpn)
     config = uvicorn.Config(
         app,
         http=OURS + http if http in (*HTTP, WITH_HTTP_2) else http,

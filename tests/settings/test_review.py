@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from certificates.shapes import key_of, plain_ca
+from certificates.shapes import Made, key_of, plain_ca, revocation_list, strict_ca, strict_leaf
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
@@ -304,8 +304,22 @@ CONTRADICTIONS = {
         SERVICE + MTLS + KEYS + '[rotation]\nbroker = "amqps://host"\nbroker_ca = "state/kek"\n',
         "rotation.broker_ca", "broker_ca", "kek",
     ),
+    "a CA of one trust domain that speaks for another": (
+        SERVICE + '[mtls]\ntrust = [{ ca = "pki/ca.pem", trust_domain = "a.org", '
+        'may_assert = ["spiffe://a.org/x", "spiffe://b.org/**"] }]\n',
+        "mtls.trust[0].may_assert[1]", "trust =", "is outside of trust_domain",
+    ),
+    "a CA of one trust domain that speaks for hosts": (
+        SERVICE + '[mtls]\ntrust = [{ ca = "pki/ca.pem", trust_domain = "a.org", '
+        'may_assert = ["dns:a.org"] }]\n',
+        "mtls.trust[0].may_assert[0]", "trust =", "is outside of trust_domain",
+    ),
+    "one CA for two trust domains": (
+        SERVICE + '[mtls]\ntrust = [{ ca = "pki/ca.pem", trust_domain = "a.org" }, '
+        '{ ca = "pki/ca.pem", trust_domain = "b.org" }]\n',
+        "mtls.trust[1]", "trust =", "mtls.trust[0] holds too, with other names to speak for",
+    ),
     # What this version cannot do.
-    "revocation": (SERVICE + MTLS + 'crl = ["a.crl"]\n', "mtls.crl", "crl", "not supported by this version"),
     "xaes": (
         SERVICE + MTLS + KEYS + with_keys('format = "xaes"\n'),
         "fields.ssn.format", "format", '"xaes" is not supported by this version',
@@ -506,6 +520,13 @@ def strange_version(pem: bytes) -> bytes:
     return b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(changed) + b"-----END CERTIFICATE-----\n"
 
 
+def ca_of(place, name: str) -> Made:
+    """A CA of the operator's, with a key that the tests have: the file is made anew."""
+    ca = strict_ca(name)
+    (place.folder / f"pki/{name}.pem").write_bytes(ca.pem)
+    return ca
+
+
 @pytest.fixture
 def files(place) -> Path:
     """A folder with files of every unfit kind."""
@@ -522,6 +543,15 @@ def files(place) -> Path:
     (pki / "loop").symlink_to("loop")
     (pki / "open.key").write_bytes((pki / "server.key").read_bytes())
     (pki / "open.key").chmod(0o640)
+    ca, partner = ca_of(place, "ca"), strict_ca("ca", key=key_of("p256", 77))
+    (pki / "leaf.pem").write_bytes(strict_leaf(ca).pem)
+    for name, crl in [
+        ("good", revocation_list(ca)),
+        ("partner", revocation_list(strict_ca("stranger"))),
+        ("forged", revocation_list(ca, key=partner.key)),
+        ("delta", revocation_list(ca, extensions=[(x509.DeltaCRLIndicator(1), True)])),
+    ]:
+        (pki / f"{name}.crl").write_bytes(crl.public_bytes(Encoding.PEM))
     key = serialization.load_pem_private_key((pki / "server.key").read_bytes(), None)
     place.secret(
         "pki/encrypted.key",
@@ -544,6 +574,10 @@ def files(place) -> Path:
 
 def with_trust(name: str) -> str:
     return SERVICE + f'[mtls]\ntrust = ["{name}"]\n'
+
+
+def with_more(line: str) -> str:
+    return SERVICE + MTLS + line + "\n"
 
 
 def with_pair(certificate: str, key: str = "pki/server.key") -> str:
@@ -578,8 +612,24 @@ def with_store(store: str) -> str:
         (
             SERVICE + '[mtls]\ntrust = ["pki/ca.pem", { ca = "pki/ca.pem", may_assert = ["dns:a.org"] }]\n',
             "mtls.trust[1]",
-            "mtls.trust[0] holds too, with another may_assert",
+            "mtls.trust[0] holds too, with other names to speak for",
         ),
+        (with_more('intermediates = ["pki/missing.pem"]'), "mtls.intermediates[0]", "there is no file"),
+        (with_more('intermediates = ["pki/text.pem"]'), "mtls.intermediates[0]", "is not a bundle"),
+        (with_more('intermediates = ["pki/both.pem"]'), "mtls.intermediates[0]", "holds a private key"),
+        (with_more('intermediates = ["pki/ca.pem"]'), "mtls.intermediates[0]", "is signed by itself"),
+        (
+            with_more('intermediates = ["pki/leaf.pem"]'),
+            "mtls.intermediates[0]",
+            "not the certificate of a CA",
+        ),
+        (with_more('crl = ["pki/missing.crl"]'), "mtls.crl[0]", "there is no file"),
+        (with_more('crl = ["pki/fifo"]'), "mtls.crl[0]", "is not a regular file"),
+        (with_more('crl = ["pki/good.crl", "pki/ca.pem"]'), "mtls.crl[1]", "holds no revocation list"),
+        (with_more('crl = ["pki/server.key"]'), "mtls.crl[0]", "holds no revocation list"),
+        (with_more('crl = ["pki/partner.crl"]'), "mtls.crl[0]", "neither in trust nor in intermediates"),
+        (with_more('crl = ["pki/forged.crl"]'), "mtls.crl[0]", "is not signed by its issuer"),
+        (with_more('crl = ["pki/delta.crl"]'), "mtls.crl[0]", "is a delta list"),
         (with_pair("pki/missing.pem"), "mtls.certificate", "there is no file"),
         (with_pair("pki/text.pem"), "mtls.certificate", "is not a certificate in PEM"),
         (with_pair("pki/version.pem"), "mtls.certificate", "is not a certificate in PEM"),
@@ -618,6 +668,40 @@ def test_a_file_that_cannot_be_used_is_told(place, files, text, key, message):
     assert found.key == key
     assert message in found.message
     assert found.line is not None
+
+
+def test_no_list_is_called_a_strangers_while_a_file_that_may_hold_its_issuer_cannot_be_read(place, files):
+    text = SERVICE + '[mtls]\ntrust = ["pki/missing.pem"]\ncrl = ["pki/good.crl"]\n'
+    assert [one.key for one in place.findings(text)] == ["mtls.trust[0]"]
+
+
+def test_lists_and_intermediates_that_are_good_are_taken(place, files):
+    ca = ca_of(place, "ca")
+    middle = strict_ca("middle", ca)
+    (files / "pki/middle.pem").write_bytes(middle.pem)
+    both = [revocation_list(one).public_bytes(Encoding.PEM) for one in (ca, middle)]
+    (files / "pki/both.crl").write_bytes(b"".join(both))
+    settings = place.load(with_more('intermediates = ["pki/middle.pem"]\ncrl = ["pki/both.crl"]'))
+    assert settings.mtls.crl == (files / "pki/both.crl",)
+    assert settings.mtls.intermediates == (files / "pki/middle.pem",)
+    (found,) = place.findings(with_more('crl = ["pki/both.crl"]'))
+    assert "list 2 of" in found.message
+    assert "in intermediates" in str(found.hint)
+
+
+def test_a_trust_domain_is_all_that_its_ca_speaks_for(place):
+    def asserts(rest: str) -> tuple[str, ...]:
+        text = SERVICE + f'[mtls]\ntrust = [{{ ca = "pki/ca.pem", {rest} }}]\n'
+        return place.load(text).mtls.trust[0].asserts
+
+    assert asserts('trust_domain = "a.org"') == ("spiffe://a.org/**",)
+    narrower = 'trust_domain = "a.org", may_assert = ["spiffe://a.org/ops/*"]'
+    assert asserts(narrower) == ("spiffe://a.org/ops/*",)
+    for bad in ("A.org", "spiffe://a.org", "a.org/x", "*.a.org"):
+        (found,) = place.findings(
+            SERVICE + f'[mtls]\ntrust = [{{ ca = "pki/ca.pem", trust_domain = "{bad}" }}]\n'
+        )
+        assert found.key == "mtls.trust[0].trust_domain"
 
 
 def test_a_ring_that_is_not_there_yet_may_be_made_later(place):

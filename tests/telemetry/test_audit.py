@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,9 @@ def test_a_refusal_is_one_line_with_the_trace_id_that_the_caller_was_shown(
         "code": "certificate_missing",
         "status": 401,
         "where": "mtls.client",
+        "rule": None,
+        "certificate": None,
+        "detail": None,
         "protocol": "http",
         "peer": "192.0.2.7",
         "client": None,
@@ -118,6 +122,35 @@ def test_a_certificate_that_is_not_good_is_named_by_its_digest_alone(
     assert line["code"] == "certificate_untrusted"
     assert line["client"] is None
     assert line["client_sha256"] == digest
+
+
+def test_the_rule_and_the_certificate_that_broke_it_are_for_the_log_alone(
+    wrapped: SecMiddleware, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = datetime.now(UTC) - timedelta(days=2)
+    presented, _ = _presented(authority, dns=["a.example"], now=ended, lifetime=timedelta(days=1))
+    with caplog.at_level(logging.INFO, "secmiddleware.audit"):
+        sent = _call(wrapped, "/", presented)
+    line = json.loads(_lines(caplog)[0])
+    assert (line["code"], line["rule"], line["certificate"]) == ("certificate_expired", "not_after", 0)
+    assert line["detail"].startswith("not after 2")
+    answer = repr(sent)
+    assert "not_after" not in answer
+    assert "not after" not in answer
+
+
+def test_whose_names_a_ca_may_not_assert_is_told_by_the_digest_of_the_ca(
+    authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "ca.pem").write_bytes(authority.certificate_pem)
+    trust = [{"ca": str(tmp_path / "ca.pem"), "trust_domain": "example.org"}]
+    app = SecMiddleware(_app, config={"service": {"name": "shop"}, "mtls": {"trust": trust}})
+    presented, _ = _presented(authority, spiffe_id="spiffe://example.com/shop")
+    with caplog.at_level(logging.INFO, "secmiddleware.audit"):
+        _call(app, "/", presented)
+    line = json.loads(_lines(caplog)[0])
+    assert (line["code"], line["rule"]) == ("certificate_untrusted", "may_assert")
+    assert line["certificate"] == f"sha256:{authority.certificate.fingerprint(hashes.SHA256()).hex()}"
 
 
 def test_a_name_cannot_break_out_of_its_line(

@@ -140,6 +140,8 @@ def test_of_a_certificate_that_is_not_good_only_the_digest_is_told(shop: Shop, s
     told = _told(sdk.span("secmiddleware.authenticate"))
     assert told["error.type"] == "certificate_untrusted"
     assert {name for name in told if name.startswith("tls.")} == {"tls.client.hash.sha256"}
+    assert told["secmiddleware.certificate.rule"] == "issuer_unknown"
+    assert told["secmiddleware.certificate.place"] == "0"
     assert "canary" not in sdk.everything()
 
 

@@ -1,0 +1,35 @@
+"""Where the public key stands in a certificate's DER, which the library has read already.
+
+The library hands a key out by parsing and encoding it anew, 15 us for what lies there as it was signed.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_VERSION_TAG: Final = 0xA0
+
+
+def spki_of(der: bytes) -> bytes:
+    """The SubjectPublicKeyInfo of a certificate, as it stands in the certificate (RFC 5280 §4.1).
+
+    `der` is one that was loaded: nothing is checked here.
+    """
+    start, _ = _content(der, 0)  # Certificate
+    start, _ = _content(der, start)  # TBSCertificate
+    if der[start] == _VERSION_TAG:
+        _, start = _content(der, start)
+    for _field in ("serialNumber", "signature", "issuer", "validity", "subject"):
+        _, start = _content(der, start)
+    _, end = _content(der, start)
+    return der[start:end]
+
+
+def _content(der: bytes, start: int) -> tuple[int, int]:
+    """Where the content of the element at `start` begins, and where it ends (X.690 §8.1.3)."""
+    length = der[start + 1]
+    start += 2
+    if length < 0x80:
+        return start, start + length
+    count = length & 0x7F
+    return start + count, start + count + int.from_bytes(der[start : start + count], "big")

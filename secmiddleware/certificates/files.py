@@ -1,0 +1,175 @@
+"""The files that trust is made of: CAs, intermediates, revocation lists; read again when one has changed.
+
+A `Trust` is made anew from all of them as soon as one has changed, off the request path. What cannot be used
+changes nothing: the trust that was good stays in force, and `trouble` says what is wrong until it is mended.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+
+from secmiddleware.certificates.judgement import Trust
+from secmiddleware.certificates.profiles import Profile
+from secmiddleware.certificates.revocation import (
+    Missing,
+    RevocationList,
+    Revocations,
+    UnknownIssuerError,
+    check_list,
+    parse_lists,
+)
+from secmiddleware.certificates.trust import (
+    CertificateError,
+    TrustAnchor,
+    load_anchors,
+    load_intermediates,
+    read_file,
+)
+
+# A list of a million entries; beyond that something else lies there.
+_LARGEST_LIST: Final = 64 << 20
+
+_logger: Final = logging.getLogger("secmiddleware.certificates")
+
+_Stamp = tuple[int, int, int, int] | None
+"""When a file was changed (two clocks), its size, its inode; None where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrustFiles:
+    """Which files trust is made of, and how it judges."""
+
+    trust: tuple[tuple[Path, tuple[str, ...]], ...]
+    """Bundles of CAs, each with the names that these may speak for; none means every name."""
+    profile: Profile = "strict"
+    intermediates: tuple[Path, ...] = ()
+    lists: tuple[Path, ...] = ()
+    missing_list: Missing = "refuse"
+
+    def paths(self) -> tuple[Path, ...]:
+        """All of them."""
+        return (*(path for path, _ in self.trust), *self.intermediates, *self.lists)
+
+    def read(self, former: Trust | None = None) -> Trust:
+        """The trust as the files have it now. Raises CertificateError, which names the file.
+
+        Lists of CAs that only the `former` trust knows are left out: who removes a CA in a hurry must not be
+        kept from it by a list that is still there.
+        """
+        anchors = tuple(
+            TrustAnchor(certificate, may_assert)
+            for path, may_assert in self.trust
+            for certificate in load_anchors(path)
+        )
+        intermediates = tuple(
+            dict.fromkeys(
+                certificate for path in self.intermediates for certificate in load_intermediates(path)
+            )
+        )
+        revocations = None
+        if self.lists:
+            issuers = (*(anchor.certificate for anchor in anchors), *intermediates)
+            gone = () if former is None else former.issuers
+            checked = [one for path in self.lists for one in load_lists(path, issuers, gone)]
+            revocations = Revocations(checked, self.missing_list)
+        return Trust(anchors, self.profile, intermediates, revocations)
+
+
+def load_lists(
+    path: Path, issuers: tuple[x509.Certificate, ...], gone: tuple[x509.Certificate, ...] = ()
+) -> tuple[RevocationList, ...]:
+    """The revocation lists of a file, checked against those who may have issued them; less those of `gone`.
+
+    Raises CertificateError, which names the file, where it cannot be read or one of its lists cannot be used.
+    """
+    data = read_file(path, _LARGEST_LIST)
+    try:
+        lists = parse_lists(data)
+    except (ValueError, TypeError, Warning) as error:
+        raise CertificateError(
+            f"{path} holds no revocation list, or one that is damaged (PEM or DER)"
+        ) from error
+    checked = []
+    for place, crl in enumerate(lists):
+        try:
+            checked.append(check_list(crl, issuers))
+        except CertificateError as error:
+            if isinstance(error, UnknownIssuerError) and _is_of(crl, gone):
+                continue
+            which = f"list {place + 1} of {path}" if len(lists) > 1 else str(path)
+            raise type(error)(f"{which} {error}") from error
+    return tuple(checked)
+
+
+def _is_of(crl: x509.CertificateRevocationList, issuers: tuple[x509.Certificate, ...]) -> bool:
+    try:
+        check_list(crl, issuers)
+    except CertificateError:
+        return False
+    return True
+
+
+class TrustWatch:
+    """Looks whether the files of a trust have changed. One thread at a time may look."""
+
+    def __init__(self, files: TrustFiles) -> None:
+        """Reads them. Raises CertificateError, which names the file."""
+        self._files = files
+        self._stamps = self._stat()
+        self.trust = files.read()
+        """What is in force; swapped as a whole."""
+        self.trouble: str | None = None
+        """Why the files as they are now are not in force; None where they are."""
+        self._overdue: frozenset[int] = frozenset()
+
+    def look(self, now: datetime) -> None:
+        """Puts into force what has changed and is good; says in the log, once, what is not."""
+        stamps = self._stat()
+        if stamps != self._stamps:
+            self._take(stamps)
+        self._tell_overdue(now)
+
+    def _take(self, stamps: tuple[_Stamp, ...]) -> None:
+        try:
+            trust = self._files.read(self.trust)
+        except CertificateError as error:
+            if str(error) != self.trouble:
+                self.trouble = str(error)
+                _logger.error("changed certificates are not used, the last good ones stay: %s", error)
+        else:
+            self.trust, self.trouble = trust, None
+            _logger.info("the files of [mtls] have changed: %d trust anchors", len(trust.anchors))
+        # What was changed while it was read is read again at the next look.
+        self._stamps = stamps
+
+    def _tell_overdue(self, now: datetime) -> None:
+        revocations = self.trust.revocations
+        lists = () if revocations is None else revocations.lists
+        overdue = {id(one): one for one in lists if not one.is_current(now)}
+        for key, one in overdue.items():
+            if key not in self._overdue:
+                _logger.error(
+                    "the revocation list of %s is not current: it was to be replaced by %s",
+                    one.issuer_sha256,
+                    f"{one.next_update:%Y-%m-%dT%H:%M:%SZ}",
+                )
+        self._overdue = frozenset(overdue)
+
+    def _stat(self) -> tuple[_Stamp, ...]:
+        return tuple(self._stamps_of_all())
+
+    def _stamps_of_all(self) -> Iterator[_Stamp]:
+        for path in self._files.paths():
+            try:
+                found = path.stat()
+            except OSError:
+                yield None
+            else:
+                yield found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
