@@ -16,7 +16,8 @@ from servers.pki import Pki
 from servers.shown import furnish
 
 PAGE = (Path(__file__).parents[2] / "docs" / "servers.md").read_text()
-EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+FOR_ASGI = PAGE.partition("## For WSGI apps")[0]  # the others are in test_wsgi_servers.py
+EXAMPLES = re.findall(r"^```python\n(.*?)^```", FOR_ASGI, re.DOTALL | re.MULTILINE)
 KINDS = [kind for kind in vars(server_kinds).values() if isinstance(kind, ServerKind)]
 
 
