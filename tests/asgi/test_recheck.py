@@ -8,7 +8,6 @@ import logging
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +21,7 @@ from asgi.calling import http_scope
 from secmiddleware import asgi_websocket
 from secmiddleware.asgi import SecMiddleware
 from secmiddleware.certificates.judgement import Trust
+from secmiddleware.certificates.manager import CertificateManager
 from secmiddleware.engine import admit
 from secmiddleware.messages import IDENTITY_KEY, Presented
 from secmiddleware.security import SecurityManager
@@ -50,7 +50,7 @@ def manager_of(pki: Pki, every: timedelta | None = SHORT, **mtls: Any) -> Securi
 
 def distrust(manager: SecurityManager) -> None:
     """As when a trust file changes: a new Trust in a new snapshot."""
-    manager._snapshot = replace(manager.snapshot, trust=Trust(()))
+    manager.certificates = CertificateManager(Trust(()))
 
 
 class Server:

@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from secmiddleware.certificates.judgement import Trust
+from secmiddleware.certificates.manager import CertificateManager
 from secmiddleware.certificates.trust import TrustAnchor
 from secmiddleware.messages import IDENTITY_KEY
 from secmiddleware.security import SecurityManager
@@ -113,7 +114,7 @@ def test_an_idle_socket_ends_with_its_certificate_and_with_the_trust_in_its_ca(
             assert socket.recv(PATIENCE) == "reward"
         for served in everywhere:
             trust = Trust((TrustAnchor(pki.strange.certificate),))
-            served.manager._snapshot = replace(served.manager.snapshot, trust=trust)
+            served.manager.certificates = CertificateManager(trust)
         for served, socket in zip(everywhere, lasting, strict=True):
             ended[served.name]["lasting"] = close_of(socket)
         for served in everywhere:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from secmiddleware.asgi import SecMiddleware
 from secmiddleware.certificates.authority import Authority
 from secmiddleware.certificates.judgement import Trust
+from secmiddleware.certificates.manager import CertificateManager
 from secmiddleware.security import SecurityManager
 from telemetry.conftest import CALLER, Shop, presented
 from telemetry.seeing import Sdk
@@ -272,7 +272,7 @@ def test_a_websocket_that_is_ended_has_the_child_of_a_denial_and_is_counted(shop
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await send({"type": "websocket.accept"})
-        manager._snapshot = replace(manager.snapshot, trust=Trust(()))
+        manager.certificates = CertificateManager(Trust(()))
         while (await receive())["type"] != "websocket.disconnect":
             pass
 
