@@ -135,12 +135,15 @@ def signer_of(certificate: x509.Certificate) -> Signer:
 
 def parse_lists(data: bytes) -> tuple[x509.CertificateRevocationList, ...]:
     """The lists of a file, PEM (any number) or DER (one), not checked yet. ValueError where there is none."""
-    if _BEGIN not in data:
-        return (x509.load_der_x509_crl(data),)
-    blocks = _PEM.findall(data)
-    if len(blocks) != data.count(_BEGIN):
-        raise ValueError("a list is not complete")
-    return tuple(x509.load_pem_x509_crl(block) for block in blocks)
+    try:
+        if _BEGIN not in data:
+            return (x509.load_der_x509_crl(data),)
+        blocks = _PEM.findall(data)
+        if len(blocks) != data.count(_BEGIN):
+            raise ValueError("a list is not complete")
+        return tuple(x509.load_pem_x509_crl(block) for block in blocks)
+    except x509.InvalidVersion as error:  # which is no ValueError
+        raise ValueError("a list is of a version that there is not (RFC 5280 §5.1.2.1)") from error
 
 
 def check_list(crl: x509.CertificateRevocationList, issuers: Sequence[x509.Certificate]) -> RevocationList:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import statistics
 import time
+from base64 import b64encode
 from datetime import timedelta
 
 import pytest
@@ -388,6 +389,18 @@ def test_a_file_that_is_not_there_or_no_file_is_named(tmp_path):
     for path, part in [(tmp_path / "none", "there is no file"), (tmp_path, "is not a regular file")]:
         with pytest.raises(CertificateError, match=part):
             load_lists(path, ())
+
+
+@pytest.mark.parametrize("encoding", [Encoding.DER, Encoding.PEM])
+def test_a_list_of_a_version_that_there_is_not_is_a_mistake_and_no_crash(tmp_path, encoding):
+    der = bytearray(revocation_list_der)
+    at = der.index(b"\x02\x01\x01")
+    der[at + 2] = 0
+    body = b64encode(der)
+    pem = b"-----BEGIN X509 CRL-----\n" + body + b"\n-----END X509 CRL-----\n"
+    (tmp_path / "a.crl").write_bytes(pem if encoding is Encoding.PEM else der)
+    with pytest.raises(CertificateError, match=r"a\.crl"):
+        load_lists(tmp_path / "a.crl", (CA.certificate,))
 
 
 @given(st.data())
