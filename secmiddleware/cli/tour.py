@@ -23,7 +23,7 @@ from secmiddleware.cli.stage import Server, environment
 from secmiddleware.cli.starter import Starter
 from secmiddleware.cli.teller import NotAsToldError, Teller, expect
 from secmiddleware.cli.wire import Caller, handshake_refusal
-from secmiddleware.encryption.tokens import take_apart
+from secmiddleware.encryption.tokens import kid_of
 from secmiddleware.errors import SecMiddlewareError
 from secmiddleware.files import write_secret
 
@@ -157,7 +157,7 @@ class Tour:
         expect(len(again) == len(held.json["held"]), "no customer more in the app")
 
     def _rotation(self) -> None:
-        before = take_apart(self._token.encode()).kid
+        before = kid_of(self._token.encode())
         runners = [_Runner(self, number) for number in range(_CALLERS)]
         for runner in runners:
             runner.start()
@@ -181,7 +181,7 @@ class Tour:
         self._tell.say("The token of before still opens, and what comes back is sealed with the new key:")
         call = self._tell.show(self._client.call("POST", "/customers", self._customer("Grace", self._token)))
         expect(call.status == 201, "status 201")
-        expect(take_apart(call.json["ssn"].encode()).kid == seen, f"a token of key {seen}")
+        expect(kid_of(call.json["ssn"].encode()) == seen, f"a token of key {seen}")
         newest = self._client.call("GET", "/debug/store").json["held"][-1]
         expect(newest == {**newest, "name": "Grace", "ssn": _SSN}, "the app holding the same number")
 
@@ -242,7 +242,7 @@ class Tour:
         if call.status != 201:
             raise NotAsToldError(f"status {call.status}: {call.body[:200]!r}")
         sealed: str = call.json["ssn"]
-        return take_apart(sealed.encode()).kid, sealed
+        return kid_of(sealed.encode()), sealed
 
     @contextmanager
     def _connected(self, server: Server) -> Iterator[Caller]:

@@ -12,6 +12,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 SUITE_1: Final = b"secmw/suite-1/aes-256-gcm/v1"
 """From a ring key: the key of suite 1."""
+SUITE_2: Final = b"secmw/suite-2/xaes-256-gcm/v1"
+"""From a ring key: the key of suite 2."""
+SUITE_3: Final = b"secmw/suite-3/aes-256-siv/v1"
+"""From a ring key, with ring, field, purpose and tenant: a key of suite 3, of 64 bytes."""
 FERNET: Final = b"secmw/fernet/v1"
 """From a ring key, with ring, field and purpose: a Fernet key."""
 KEY_WRAPPING: Final = b"secmw/key-wrapping/v1"
@@ -22,7 +26,7 @@ NOTICE_MAC: Final = b"secmw/notice-mac/v1"
 """From the root, with the ring: what notices of a new version are authenticated with."""
 
 LENGTH: Final = 32
-"""Bytes of a secret and of everything derived from one."""
+"""Bytes of a secret, and of what is derived from one where nothing else is said."""
 
 
 def lp(part: bytes) -> bytes:
@@ -30,10 +34,10 @@ def lp(part: bytes) -> bytes:
     return len(part).to_bytes(4, "big") + part
 
 
-def derive(secret: bytes, label: bytes, *parts: bytes) -> bytes:
-    """The 32-byte subkey of `secret` for one use.
+def derive(secret: bytes, label: bytes, *parts: bytes, length: int = LENGTH) -> bytes:
+    """The subkey of `secret` for one use, of `length` bytes.
 
     HKDF-SHA-256 (RFC 5869) without salt; info is the label, then every part length-prefixed.
     """
     info = label + b"".join(lp(part) for part in parts)
-    return HKDF(algorithm=SHA256(), length=LENGTH, salt=None, info=info).derive(secret)
+    return HKDF(algorithm=SHA256(), length=length, salt=None, info=info).derive(secret)

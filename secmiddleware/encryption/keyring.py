@@ -6,35 +6,45 @@ the snapshots before and after it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeVar
 
 from secmiddleware.encryption.document import KeyEntry, KeyState, RingDocument
-from secmiddleware.encryption.tokens import (
-    Context,
-    FieldFernet,
-    NonceSource,
+from secmiddleware.encryption.fernet import FieldFernet
+from secmiddleware.encryption.suites import (
     SuiteOne,
+    SuiteThree,
+    SuiteTwo,
+    long_random_nonce,
+    random_nonces,
+)
+from secmiddleware.encryption.tokens import (
+    SHORTEST,
+    SUITES,
+    Context,
     check_fernet_spelling,
     does_not_open,
     looks_like_token,
-    random_nonce,
-    take_apart,
+    unspell,
 )
 from secmiddleware.encryption.uses import Ration
 from secmiddleware.errors import KeyUnknown, SealError
 
 __all__ = ["Context", "KeyEntry", "KeyState", "Keyring", "RingKey", "looks_like_token"]
 
-_FERNETS_KEPT: Final = 256
-"""Fernet ciphers kept for each key: field names come from the settings, so this many is many."""
+_CIPHERS_KEPT: Final = 256
+"""Ciphers of one kind kept for each key: of fields there are less, of tenants usually."""
+
+
+_Name = TypeVar("_Name")
+_Cipher = TypeVar("_Cipher")
 
 
 class RingKey:
     """The secret of one key with its ciphers, set up once and kept from one snapshot to the next."""
 
-    __slots__ = ("_fernets", "_ring", "_secret", "kid", "ration", "suite_1")
+    __slots__ = ("_fernets", "_ring", "_secret", "_sivs", "_suite_2", "kid", "ration", "suite_1")
 
     def __init__(self, ring: str, kid: str, secret: bytes, ration: Ration) -> None:
         """`secret` has 32 bytes; `ration` is spent by sealing."""
@@ -43,16 +53,35 @@ class RingKey:
         self.suite_1 = SuiteOne(ring, kid, secret)
         self._ring = ring
         self._secret = secret
+        # Two threads may both make one of these: they make the same.
+        self._suite_2: SuiteTwo | None = None
+        self._sivs: dict[tuple[str, str, str], SuiteThree] = {}
         self._fernets: dict[tuple[str, str], FieldFernet] = {}
+
+    @property
+    def suite_2(self) -> SuiteTwo:
+        """The cipher of suite 2, set up when it is first needed."""
+        suite = self._suite_2
+        if suite is None:
+            suite = self._suite_2 = SuiteTwo(self._ring, self.kid, self._secret)
+        return suite
+
+    def suite_3(self, context: Context) -> SuiteThree:
+        """The cipher of suite 3 for a field and a tenant."""
+        name = (context.field, context.purpose, context.tenant)
+        cipher = self._sivs.get(name)
+        if cipher is None:
+            cipher = SuiteThree(self._ring, self.kid, self._secret, context)
+            _keep(self._sivs, name, cipher)
+        return cipher
 
     def fernet(self, context: Context) -> FieldFernet:
         """The Fernet cipher for a field."""
         name = (context.field, context.purpose)
         cipher = self._fernets.get(name)
         if cipher is None:
-            if len(self._fernets) >= _FERNETS_KEPT:
-                self._fernets.clear()
-            cipher = self._fernets[name] = FieldFernet(self._ring, self._secret, context)
+            cipher = FieldFernet(self._ring, self._secret, context)
+            _keep(self._fernets, name, cipher)
         return cipher
 
     def __repr__(self) -> str:
@@ -68,16 +97,16 @@ class Keyring:
     Cannot be pickled or copied: what counts the uses of a key must be one.
     """
 
-    __slots__ = ("_by_kid", "_document", "_entries", "_newest_first")
+    __slots__ = ("_by_id", "_by_kid", "_document", "_newest_first")
 
     def __init__(self, document: RingDocument, keys: Iterable[RingKey]) -> None:
         """`keys` are those of the document that are not destroyed."""
         self._document = document
-        self._entries = {entry.kid: entry for entry in document.keys}
         self._by_kid = {key.kid: key for key in keys}
         self._newest_first = tuple(
-            (entry, self._by_kid[entry.kid]) for entry in reversed(document.keys) if entry.kid in self._by_kid
+            (entry.activate_at, entry, self._by_kid.get(entry.kid)) for entry in reversed(document.keys)
         )
+        self._by_id = {bytes.fromhex(entry.kid): (entry, key) for _, entry, key in self._newest_first}
 
     @property
     def document(self) -> RingDocument:
@@ -105,33 +134,43 @@ class Keyring:
 
     def state_of(self, kid: str, now: datetime) -> KeyState:
         """What a key of this ring is good for at `now`. Raises KeyError for a key that it has not."""
-        return self._document.state_of(self._entries[kid], now)
+        entry, _ = self._by_id[bytes.fromhex(kid)]
+        return self._document.state_of(entry, now)
 
     def secret_of(self, kid: str) -> RingKey | None:
         """A key's ciphers, kept for the next snapshot; None where it is destroyed or not of this ring."""
         return self._by_kid.get(kid)
 
-    def seal(self, value: bytes, context: Context, now: datetime, nonce: NonceSource = random_nonce) -> bytes:
+    def seal(self, value: bytes, context: Context, now: datetime) -> bytes:
         """The token of a value, in ASCII.
+
+        Only suite 1 and Fernet spend uses: the nonces of suite 2 are long enough to draw for ever, and suite 3
+        draws none.
 
         Args:
             value: its bytes; for a field the raw JSON value.
             context: what it is sealed for.
             now: chooses the key.
-            nonce: for suite 1; gives 12 bytes, never the same ones twice for a key.
 
         Raises:
             SealError: the primary key is distrusted, this process has no reserved use of it left, or the
                 value is over 2 GiB.
         """
-        entry = self._document.primary(now)
-        key = self._by_kid.get(entry.kid)
+        # As `primary` has it: the last that is active, else the first.
+        for activate_at, entry, key in self._newest_first:  # noqa: B007  (the last one stays)
+            if activate_at <= now:
+                break
         if key is None or entry.distrusted:
             raise SealError(f"key {entry.kid} of ring {self.ring} may not be used; rotate the ring")
+        if context.format == "aead":
+            key.ration.take()
+            return key.suite_1.seal(value, context.slots, random_nonces.take())
+        if context.format == "xaes":
+            return key.suite_2.seal(value, context.slots, long_random_nonce())
+        if context.format == "deterministic":
+            return key.suite_3(context).seal(value, context.slots)
         key.ration.take()
-        if context.format == "fernet":
-            return key.fernet(context).seal(value, int(now.timestamp()))
-        return key.suite_1.seal(value, context.slots, nonce())
+        return key.fernet(context).seal(value, int(now.timestamp()))
 
     def open(self, token: bytes, context: Context, now: datetime) -> bytes:
         """The value of a token.
@@ -142,30 +181,59 @@ class Keyring:
         """
         if context.format == "fernet":
             return self._open_fernet(token, context, now)
-        parts = take_apart(token)
-        entry = self._entries.get(parts.kid)
-        if entry is None:
+        raw = unspell(token)
+        if raw[:1] != SUITES[context.format] or len(raw) < SHORTEST[context.format]:
+            raise does_not_open()
+        found = self._by_id.get(raw[1:5])
+        if found is None:
             raise KeyUnknown("the token names a key that is not known here")
-        key = self._by_kid.get(parts.kid)
+        entry, key = found
         if key is None:
             raise does_not_open()
         # Opened before the state is asked for: a retired key's token takes as long as a forged one.
-        value = key.suite_1.open(parts, context.slots)
+        if context.format == "aead":
+            value = key.suite_1.open(raw, context.slots)
+        elif context.format == "xaes":
+            value = key.suite_2.open(raw, context.slots)
+        else:
+            value = key.suite_3(context).open(raw, context.slots)
         if not entry.readable(now):
             raise does_not_open()
         return value
 
+    def equality_tokens(self, value: bytes, context: Context, now: datetime) -> tuple[bytes, ...]:
+        """The tokens that equal values have, one for each readable key, the newest key first.
+
+        Raises:
+            ValueError: the context is of another format than `deterministic`: its tokens are all different.
+            SealError: the value is over 2 GiB.
+        """
+        if context.format != "deterministic":
+            raise ValueError("only deterministic tokens of equal values are equal")
+        return tuple(key.suite_3(context).seal(value, context.slots) for key in self._readable(now))
+
     def _open_fernet(self, token: bytes, context: Context, now: datetime) -> bytes:
         check_fernet_spelling(token)
-        for entry, key in self._newest_first:
-            if entry.readable(now):
-                value = key.fernet(context).open(token)
-                if value is not None:
-                    return value
+        for key in self._readable(now):
+            value = key.fernet(context).open(token)
+            if value is not None:
+                return value
         raise does_not_open()
+
+    def _readable(self, now: datetime) -> Iterator[RingKey]:
+        """The keys that open at `now`, the newest first."""
+        for _, entry, key in self._newest_first:
+            if key is not None and entry.readable(now):
+                yield key
 
     def __repr__(self) -> str:
         return f"Keyring(ring={self.ring!r}, gen={self.gen}, keys={[entry.kid for entry in self.keys]})"
 
     def __reduce__(self) -> str:
         raise TypeError("a key ring is not written down")
+
+
+def _keep(kept: dict[_Name, _Cipher], name: _Name, cipher: _Cipher) -> None:
+    if len(kept) >= _CIPHERS_KEPT:
+        kept.clear()
+    kept[name] = cipher

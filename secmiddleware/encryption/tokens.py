@@ -1,40 +1,52 @@
 """Tokens as docs/token-format.md specifies them: their text, their header, and what they are bound to.
 
-Which key a token needs, and whether that key may be used, is the key ring's business (keyring.py).
+What the suites make of a value is in suites.py and fernet.py; which key a token needs, and whether that key may
+be used, is the key ring's business (keyring.py).
 """
 
 from __future__ import annotations
 
-import base64
 import binascii
-import os
 import re
-from collections.abc import Callable
+from binascii import a2b_base64, b2a_base64
 from dataclasses import dataclass
 from dataclasses import field as member
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, get_args
 
-from cryptography.exceptions import InvalidTag
-from cryptography.fernet import Fernet, InvalidToken
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from secmiddleware.encryption.derivation import lp
+from secmiddleware.errors import TokenError
 
-from secmiddleware.encryption.derivation import FERNET, SUITE_1, derive, lp
-from secmiddleware.encryption.kek import NONCE, TAG
-from secmiddleware.errors import SealError, TokenError
-
-Format = Literal["aead", "fernet"]
-NonceSource = Callable[[], bytes]
+Format = Literal["aead", "xaes", "deterministic", "fernet"]
 
 PREFIX: Final = b"sm1."
-_DOMAIN: Final = b"secmw/token/v1"
-_SUITE: Final = b"\x01"
-_HEADER: Final = 5
+DOMAIN: Final = b"secmw/token/v1"
+SUITES: Final[dict[Format, bytes]] = {"aead": b"\x01", "xaes": b"\x02", "deterministic": b"\x03"}
+HEADER: Final = 5
 """Suite (1 byte) and key id (4 bytes)."""
-_SHORTEST: Final = _HEADER + NONCE + TAG
+SHORTEST: Final[dict[Format, int]] = {"aead": HEADER + 12 + 16, "xaes": HEADER + 24 + 16, "deterministic": HEADER + 16}
+"""Bytes that a token of the suite spells at least: header, nonce, and a tag or synthetic IV."""
+WITHOUT_ASSOCIATED_DATA: Final[frozenset[Format]] = frozenset({"fernet"})
+"""Formats whose tokens are bound to no tenant and no caller."""
 
-# Version 0x80 and a 64-bit time in seconds, its upper four bytes zero until 2106; at least version, time, IV,
-# one block and HMAC: 73 bytes.
-_FERNET_TEXT: Final = re.compile(rb"gAAAA[A-Za-z0-9_-]{93,}={0,2}")
+_FORMATS: Final = frozenset(get_args(Format))
+_PADDED_FERNET: Final = re.compile(rb"gAAAA[A-Za-z0-9_-]{93,}={0,2}")
+"""Version 0x80 and a 64-bit time in seconds, its upper four bytes zero until 2106; at least version, time, IV,
+one block and HMAC: 73 bytes."""
+
+_ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
+_FROM_URL: Final = bytes.maketrans(b"-_+/=", b"+/...")
+"""The signs of base64 that base64url has not become one that neither has."""
+_PADDING: Final = (b"", b"", b"==", b"=")
+_LAST: Final = (_ALPHABET, b"", _ALPHABET[::16], _ALPHABET[::4])
+"""What a text may end in, by its length modulo four: the bits that spell nothing are zero."""
+
+_FORMAT_OF: Final[dict[bytes, Format]] = {
+    b2a_base64(suite + bytes([rest]), newline=False).translate(_TO_URL)[:2]: name
+    for name, suite in SUITES.items()
+    for rest in range(256)
+}
+"""The suite by the first two signs behind the prefix."""
 
 _DOES_NOT_OPEN: Final = "the token does not open here"
 
@@ -55,126 +67,63 @@ class Context:
     """Field, purpose, tenant and caller as they stand in the associated data."""
 
     def __post_init__(self) -> None:
-        if self.format not in ("aead", "fernet"):
+        if self.format not in _FORMATS:
             raise ValueError(f"unknown token format {self.format!r}")
-        if self.format == "fernet" and (self.tenant or self.caller):
+        if self.format in WITHOUT_ASSOCIATED_DATA and (self.tenant or self.caller):
             raise ValueError("a Fernet token cannot be bound to a tenant or a caller")
         parts = (self.field, self.purpose, self.tenant, self.caller)
         object.__setattr__(self, "slots", b"".join(lp(part.encode("utf-8")) for part in parts))
 
 
-def random_nonce() -> bytes:
-    """96 random bits."""
-    return os.urandom(NONCE)
+def format_of(value: bytes) -> Format | None:
+    """The format that a string's content has the form of, None for no token; says nothing of its being one.
+
+    What has our prefix is a token, be it of a suite that nobody knows: it goes by the name of suite 1, as which
+    it does not open.
+    """
+    if value.startswith(PREFIX):
+        return _FORMAT_OF.get(value[4:6], "aead")
+    return "fernet" if _PADDED_FERNET.fullmatch(value) is not None else None
 
 
-def looks_like_token(value: bytes, format: Format = "aead") -> bool:  # noqa: A002  (as in Context)
-    """Whether a string's content has the form of a token of this format; says nothing of its being one."""
-    if format == "fernet":
-        return _FERNET_TEXT.fullmatch(value) is not None
+def looks_like_token(value: bytes) -> bool:
+    """Whether a string's content has our prefix: it is a token to every field, and never sealed again."""
     return value.startswith(PREFIX)
 
 
-class Parts(NamedTuple):
-    """A token of suite 1, taken apart, nothing of it authenticated yet."""
-
-    header: bytes
-    kid: str
-    nonce: bytes
-    sealed: bytes
+def kid_of(token: bytes) -> str:
+    """The id of the key that a token with our prefix names. Raises TokenError for what is none."""
+    return unspell(token[: len(PREFIX) + 8])[1:HEADER].hex()
 
 
-def take_apart(token: bytes) -> Parts:
-    """The parts of an `sm1.` token. Raises TokenError unless it is the one spelling of some suite 1 token."""
-    if not token.startswith(PREFIX):
-        raise TokenError(_DOES_NOT_OPEN)
-    raw = _unspell(token[len(PREFIX) :])
-    if len(raw) < _SHORTEST or not raw.startswith(_SUITE):
-        raise TokenError(_DOES_NOT_OPEN)
-    header = raw[:_HEADER]
-    return Parts(header, header[1:].hex(), raw[_HEADER : _HEADER + NONCE], raw[_HEADER + NONCE :])
+def spell(raw: bytes) -> bytes:
+    """The token: the prefix, and base64url without padding."""
+    return PREFIX + b2a_base64(raw, newline=False).translate(_TO_URL, b"=")
 
 
-class SuiteOne:
-    """AES-256-GCM under the suite's own subkey of one ring key; the cipher is set up once."""
-
-    __slots__ = ("_cipher", "_header", "_ring")
-
-    def __init__(self, ring: str, kid: str, secret: bytes) -> None:
-        """`secret` is the ring key."""
-        self._cipher = AESGCM(derive(secret, SUITE_1))
-        self._header = _SUITE + bytes.fromhex(kid)
-        self._ring = lp(ring.encode("ascii"))
-
-    def seal(self, value: bytes, slots: bytes, nonce: bytes) -> bytes:
-        """The token. Raises SealError where the value is over 2 GiB or the nonce has not 12 bytes."""
-        if len(nonce) != NONCE:
-            raise SealError(f"a nonce has {NONCE} bytes")
-        associated = _DOMAIN + self._header + self._ring + slots
-        try:
-            sealed = self._cipher.encrypt(nonce, value, associated)
-        except OverflowError:
-            raise SealError("the value is too large") from None
-        return PREFIX + _spell(self._header + nonce + sealed)
-
-    def open(self, parts: Parts, slots: bytes) -> bytes:
-        """The value. Raises TokenError."""
-        try:
-            return self._cipher.decrypt(
-                parts.nonce, parts.sealed, _DOMAIN + parts.header + self._ring + slots
-            )
-        except (InvalidTag, OverflowError):
-            raise TokenError(_DOES_NOT_OPEN) from None
-
-
-class FieldFernet:
-    """Fernet under a subkey of a ring key for one ring, field and purpose: the key binds, Fernet cannot."""
-
-    __slots__ = ("_cipher",)
-
-    def __init__(self, ring: str, secret: bytes, context: Context) -> None:
-        """`secret` is the ring key."""
-        parts = (ring.encode("ascii"), context.field.encode("utf-8"), context.purpose.encode("utf-8"))
-        self._cipher = Fernet(base64.urlsafe_b64encode(derive(secret, FERNET, *parts)))
-
-    def seal(self, value: bytes, seconds: int) -> bytes:
-        """The token, with `seconds` since 1970 readable in it, as Fernet has it."""
-        return self._cipher.encrypt_at_time(value, seconds)
-
-    def open(self, token: bytes) -> bytes | None:
-        """The value, of whatever age; None where the token is not one of this key."""
-        try:
-            return self._cipher.decrypt(token)
-        except InvalidToken:
-            return None
-
-    def __reduce__(self) -> str:
-        raise TypeError("a Fernet key is not written down")
+def unspell(token: bytes) -> bytes:
+    """What a token spells. Raises TokenError unless it is the one spelling of it that there is."""
+    if token[:4] != PREFIX:
+        raise does_not_open()
+    remainder = len(token) & 3  # that of the text behind the prefix, too
+    # `strict_mode` refuses signs that are not of the alphabet, but not bits to spare: they are ours to judge.
+    # Encoding again to compare would say the same, and takes longer.
+    if token[-1] not in _LAST[remainder]:
+        raise does_not_open()
+    try:
+        return a2b_base64(token[4:].translate(_FROM_URL) + _PADDING[remainder], strict_mode=True)
+    except binascii.Error:
+        raise does_not_open() from None
 
 
 def check_fernet_spelling(token: bytes) -> None:
     """Raises TokenError unless it is padded base64url in its one spelling; Fernet itself takes others."""
     unpadded = token.rstrip(b"=")
     if unpadded + b"=" * (-len(unpadded) % 4) != token:
-        raise TokenError(_DOES_NOT_OPEN)
-    _unspell(unpadded)
+        raise does_not_open()
+    unspell(PREFIX + unpadded)
 
 
 def does_not_open() -> TokenError:
     """The one thing that is ever said of a token that does not open."""
     return TokenError(_DOES_NOT_OPEN)
-
-
-def _spell(raw: bytes) -> bytes:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=")
-
-
-def _unspell(text: bytes) -> bytes:
-    try:
-        raw = base64.urlsafe_b64decode(text + b"=" * (-len(text) % 4))
-    except binascii.Error:
-        raise TokenError(_DOES_NOT_OPEN) from None
-    # The decoder skips what is not of the alphabet and ignores left-over bits: one token, many spellings.
-    if _spell(raw) != text:
-        raise TokenError(_DOES_NOT_OPEN)
-    return raw

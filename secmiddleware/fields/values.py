@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal
 
-from secmiddleware.encryption.keyring import Context, Keyring, looks_like_token
-from secmiddleware.encryption.tokens import Format, take_apart
+import msgspec
+
+from secmiddleware.encryption.keyring import Context, Keyring
+from secmiddleware.encryption.fernet import ListedFernet
+from secmiddleware.encryption.tokens import WITHOUT_ASSOCIATED_DATA, Format, format_of, kid_of
 from secmiddleware.errors import KeyUnknown, SealError, TokenError
 from secmiddleware.fields.json_reading import UnreadableJSON, check, text_of_string
 from secmiddleware.fields.leaks import SHORTEST
@@ -20,6 +23,7 @@ from secmiddleware.messages import Identity, Refusal
 
 Action = Literal["decrypt", "encrypt", "pass"]
 Bind = Literal["none", "tenant", "caller"]
+Encoding = Literal["json", "text"]
 Otherwise = Literal["token", "mask", "null", "refuse"]
 
 MASK: Final = "***"
@@ -37,20 +41,39 @@ class FieldRule:
     otherwise: Otherwise = "token"
     leak_guard: bool = True
     also_open: tuple[Format, ...] = ()
+    listed: ListedFernet | None = field(default=None, repr=False)
+    """Fernet keys from elsewhere, whose tokens it opens too where it opens Fernet at all."""
+    encoding: Encoding = "json"
+    """What stands inside its tokens: raw JSON, or the text of a JSON string."""
 
     def __post_init__(self) -> None:
-        if self.bind != "none" and "fernet" in (self.format, *self.also_open):
+        if self.bind != "none" and not WITHOUT_ASSOCIATED_DATA.isdisjoint(self.formats):
             raise ValueError(f"field {self.name!r}: Fernet tokens cannot be bound to a {self.bind}")
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """The formats of tokens that it opens, its own first."""
+        return (self.format, *self.also_open)
 
 
 @dataclass(frozen=True, slots=True)
 class PlaceRule:
-    """What happens to the values of some marks, each way."""
+    """What happens to the values of some marks, each way.
+
+    Raises ValueError where a caller would receive deterministic tokens: whose are equal, their values are.
+    """
 
     field: FieldRule
     marks: tuple[Mark, ...]
     request: Action = "pass"
     response: Action = "pass"
+
+    def __post_init__(self) -> None:
+        shown = self.request == "decrypt" or self.response == "encrypt"
+        if self.response == "decrypt" and self.field.otherwise == "token":
+            shown = True
+        if shown and "deterministic" in self.field.formats:
+            raise ValueError(f"field {self.field.name!r}: a caller would receive deterministic tokens")
 
 
 @dataclass(slots=True)
@@ -99,6 +122,8 @@ class ValueWork:
             return Refusal("certificate_missing", where)
         except _CameBack:
             return Refusal("field_missing", where)
+        except _NoText:
+            return Refusal("payload_malformed", where)
         except KeyUnknown:
             return Refusal("key_unknown", where)
         except TokenError:
@@ -121,7 +146,7 @@ class ValueWork:
                 return self._open(rule, content)
         except KeyUnknown:
             return Refusal("key_unknown", where)
-        except (_Unbound, TokenError, SealError):
+        except (_Unbound, _NoText, TokenError, SealError):
             return Refusal("seal_failed", where)
         match rule.otherwise:
             case "token":
@@ -135,10 +160,11 @@ class ValueWork:
 
     def _open(self, rule: FieldRule, content: bytes | None) -> bytes:
         token_format = None if content is None else _format_of(rule, content)
-        if content is None or token_format is None or token_format not in (rule.format, *rule.also_open):
+        if content is None or token_format is None or token_format not in rule.formats:
             raise TokenError("not a token of this field")
-        context = self._context(rule, token_format)
-        value = self._keyring().open(content, context, self._exchange.now)
+        value = self._value_in(rule, content, token_format)
+        if rule.encoding == "text":
+            return _string_of(value)
         # Whoever sealed it could have sealed anything: what is not one JSON value would change the body
         # around it.
         try:
@@ -147,9 +173,19 @@ class ValueWork:
             is_value = False
         if not is_value:
             raise TokenError("not a JSON value")
+        return value
+
+    def _value_in(self, rule: FieldRule, token: bytes, token_format: Format) -> bytes:
+        """What a token holds, counted."""
+        value = None
+        if token_format == "fernet" and rule.listed is not None:  # noqa: S105  (a format)
+            value = rule.listed.open(token)
+        if value is None:
+            context = self._context(rule, token_format)
+            value = self._keyring().open(token, context, self._exchange.now)
         self.report.opened += 1
-        if token_format == "aead":  # noqa: S105  (a format)
-            self.report.kids.add(take_apart(content).kid)
+        if token_format != "fernet":  # noqa: S105  (a format)
+            self.report.kids.add(kid_of(token))
         return value
 
     def _seal_unless_token(self, rule: FieldRule, value: bytes, *, came_back: bool) -> bytes:
@@ -159,6 +195,10 @@ class ValueWork:
         if content is not None and _format_of(rule, content) is not None:
             self._open(rule, content)
             return value
+        if rule.encoding == "text":
+            if content is None:
+                raise _NoText
+            value = content
         keyring = self._keyring()
         token = keyring.seal(value, self._context(rule, rule.format), self._exchange.now)
         self.report.sealed += 1
@@ -194,6 +234,10 @@ class _CameBack(Exception):  # noqa: N818  (does not leave this module)
     """What a response showed in place of a value has come back as one."""
 
 
+class _NoText(Exception):  # noqa: N818  (does not leave this module)
+    """A value that is no string, or half a surrogate pair in one, where only texts are sealed."""
+
+
 def _content_of_string(value: bytes) -> bytes | None:
     if not value.startswith(b'"'):
         return None
@@ -203,14 +247,19 @@ def _content_of_string(value: bytes) -> bytes | None:
     return None if text is None else text.encode("utf-8")
 
 
+def _string_of(text: bytes) -> bytes:
+    """The JSON string of a text. Raises TokenError for what is not UTF-8."""
+    try:
+        return msgspec.json.encode(text.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise TokenError("not a text") from None
+
+
 def _format_of(rule: FieldRule, content: bytes) -> Format | None:
     # Our own prefix is a token to every field, be it one that the field does not open: it is never sealed
-    # again.
-    if looks_like_token(content):
-        return "aead"
-    if "fernet" in (rule.format, *rule.also_open) and looks_like_token(content, "fernet"):
-        return "fernet"
-    return None
+    # again. What looks like Fernet may be any text where no Fernet is due.
+    found = format_of(content)
+    return found if found != "fernet" or "fernet" in rule.formats else None
 
 
 def _is_stand_in(rule: FieldRule, value: bytes) -> bool:

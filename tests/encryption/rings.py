@@ -14,7 +14,7 @@ from secmiddleware.encryption.kek import Kek
 from secmiddleware.encryption.manager import EncryptionManager, KeyPolicy
 from secmiddleware.encryption.record import RECORD
 from secmiddleware.encryption.root import read_document
-from secmiddleware.encryption.tokens import take_apart
+from secmiddleware.encryption.tokens import kid_of
 from secmiddleware.errors import StoreUnavailable
 from secmiddleware.rotation.stores import MemoryStore
 from secmiddleware.state import Document, Lease, StateStore
@@ -71,7 +71,7 @@ def started(make: Callable[..., EncryptionManager], **arguments: Any) -> Encrypt
 
 def sealing_key(manager: EncryptionManager) -> str:
     """The id of the key that a token is made with now; takes a use."""
-    return take_apart(manager.seal("ssn", b"1").encode()).kid
+    return kid_of(manager.seal("ssn", b"1").encode())
 
 
 def states(manager: EncryptionManager) -> list[str]:

@@ -17,7 +17,7 @@ from secmiddleware.encryption.kek import Kek
 from secmiddleware.encryption.keyring import Context, looks_like_token
 from secmiddleware.encryption.record import RECORD
 from secmiddleware.encryption.root import Root, read_document
-from secmiddleware.encryption.tokens import take_apart
+from secmiddleware.encryption.tokens import kid_of
 from secmiddleware.errors import KeyringError, KeyUnknown, SealError, TokenError
 from secmiddleware.rotation.stores import MemoryStore
 
@@ -38,10 +38,6 @@ def rotated(manager, clock):
     clock.forward(hours=1)
     manager.rotate()
     return manager
-
-
-def kid_of(token):
-    return take_apart(token).kid
 
 
 # What a key is good for, to the tick.

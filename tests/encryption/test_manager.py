@@ -25,7 +25,7 @@ from rotation.processes import running
 from secmiddleware.encryption.document import MAX_CLOCK_AHEAD, KeyState
 from secmiddleware.encryption.kek import Kek
 from secmiddleware.encryption.record import RECORD
-from secmiddleware.encryption.tokens import take_apart
+from secmiddleware.encryption.tokens import kid_of
 from secmiddleware.encryption.uses import FIRST_BLOCK
 from secmiddleware.errors import KeyringError, SealError, StoreUnavailable, TokenError
 from secmiddleware.rotation.stores import FileStore
@@ -436,5 +436,5 @@ print(manager.seal("ssn", b"1"))
             process.stdin.flush()
         tokens = [process.communicate(timeout=20)[0].strip() for process in processes]
     document = stored(FileStore(tmp_path / "new" / "ring.json"))
-    assert {take_apart(token.encode()).kid for token in tokens} == {key.kid for key in document.keys}
+    assert {kid_of(token.encode()) for token in tokens} == {key.kid for key in document.keys}
     assert document.keys[0].uses == 4 * FIRST_BLOCK

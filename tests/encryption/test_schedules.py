@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from secmiddleware.encryption.document import KeyState
 from secmiddleware.encryption.manager import Transition
 from secmiddleware.encryption.record import RECORD
-from secmiddleware.encryption.tokens import take_apart
+from secmiddleware.encryption.tokens import kid_of
 from secmiddleware.encryption.uses import ROTATE_AT
 from secmiddleware.errors import KeyringError, KeyUnknown, SealError, TokenError
 from secmiddleware.rotation.stores import MemoryStore
@@ -95,7 +95,7 @@ def test_under_any_schedule_one_key_is_primary_and_none_seals_too_soon(schedule)
                 # Its key came up while it was not tended: it has no uses, which fails safely.
                 assert sealer.keyring.secret_of(sealer.keyring.primary(now).kid).ration.left == 0
                 continue
-            kid = take_apart(token.encode()).kid
+            kid = kid_of(token.encode())
             assert published[kid] + delay <= now
             tokens.append((kid, token))
         # 5, for everybody who has looked within the delay

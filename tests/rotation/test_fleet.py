@@ -9,7 +9,7 @@ import pytest
 from encryption.rings import states
 from rotation.processes import BOUND_SECONDS, outputs, running, until
 
-from secmiddleware.encryption.tokens import take_apart
+from secmiddleware.encryption.tokens import kid_of
 from secmiddleware.errors import TokenError
 from secmiddleware.rotation.stores import FileStore
 
@@ -46,7 +46,7 @@ def test_while_a_fleet_seals_and_the_ring_rotates_every_token_opens_at_once(watc
             token = line.strip()
             try:
                 assert manager.open("ssn", token) == b"1"
-                opened.append(take_apart(token.encode()).kid)
+                opened.append(kid_of(token.encode()))
             except TokenError as error:
                 failed.append((token, error))
 
