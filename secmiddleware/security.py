@@ -22,6 +22,7 @@ from secmiddleware.certificates.files import TrustFiles
 from secmiddleware.certificates.judgement import Trust
 from secmiddleware.certificates.manager import CertificateManager
 from secmiddleware.certificates.trust import TrustAnchor, load_anchors
+from secmiddleware.encryption.fernet import ListedFernet
 from secmiddleware.encryption.kek import load_kek
 from secmiddleware.encryption.manager import EncryptionManager, KeyPolicy, Transition
 from secmiddleware.encryption.tokens import Format
@@ -45,6 +46,7 @@ from secmiddleware.rotation.notices import Messenger
 from secmiddleware.rotation.stores import open_store
 from secmiddleware.settings.loading import load
 from secmiddleware.settings.models import (
+    FieldSettings,
     KeysSettings,
     MtlsSettings,
     ProxySettings,
@@ -356,6 +358,13 @@ def tokens_of(settings: Settings) -> TokenJudge | None:
     return TokenJudge(rules, load_jwks(tokens.jwks))
 
 
+def listed_fernet(field: FieldSettings) -> ListedFernet | None:
+    """What opens tokens of a field's `fernet_keys`; None where there are none."""
+    if not field.fernet_keys:
+        return None
+    return ListedFernet(key.get_secret_value() for key in field.fernet_keys)
+
+
 def _policy(settings: Settings) -> Policy:
     default = settings.mtls.client
     rules = tuple(
@@ -402,6 +411,8 @@ def _places(settings: Settings) -> Places:
             field.otherwise,
             field.leak_guard,
             cast("tuple[Format, ...]", field.also_open),
+            listed_fernet(field),
+            field.encoding,
         )
         for place in field.places:
             marks = tuple(Mark.parse(text) for text in place.marks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import click
 
@@ -61,26 +61,27 @@ def seal(field: str, config: Path, text: bool, tenant: str | None, caller: str |
 
     The value is sealed as it is written, so that 1.10 stays 1.10. One line end behind it does not count.
     """
-    import msgspec
-
-    from secmiddleware.fields.json_reading import UnreadableJSON, check
+    from secmiddleware.fields.json_reading import UnreadableJSON, check, text_of_string
 
     settings, rule = _settings_of(config, field)
     bound = _bound(rule, tenant, caller)
     value = _read()
     if text:
-        try:
-            value = msgspec.json.encode(value.decode("utf-8"))
-        except UnicodeDecodeError:
-            raise click.ClickException("the input is not UTF-8 text") from None
+        value = _string_of(value)
     try:
         start = check(value)
     except UnreadableJSON:
         raise click.ClickException(
             "the input is not a JSON value; a text stands in quotation marks, or is sealed with --text"
         ) from None
+    value = value[start:].strip(b" \t\r\n")
+    if rule.encoding == "text":
+        content = text_of_string(value)
+        if content is None:
+            raise click.ClickException('encoding is "text" here: only a string can be sealed')
+        value = content.encode("utf-8")
     token = opened_ring(settings, config, first_block=1).seal(
-        field, value[start:].strip(b" \t\r\n"), **bound, format=_format(rule.format)
+        field, value, **bound, format=cast("Format", rule.format)
     )
     click.echo(token)
 
@@ -96,19 +97,25 @@ Example:
 @_tenant
 @_caller
 def open_token(field: str, config: Path, tenant: str | None, caller: str | None) -> None:
-    """Open a token of FIELD, and print the JSON value as it was sealed.
+    """Open a token of FIELD, and print what was sealed: the JSON value, or the text where encoding = "text".
 
     Why a token does not open is never told.
     """
-    from secmiddleware.encryption.keyring import looks_like_token
+    from secmiddleware.encryption.tokens import format_of
+    from secmiddleware.errors import TokenError
+    from secmiddleware.security import listed_fernet
 
     settings, rule = _settings_of(config, field)
     bound = _bound(rule, tenant, caller)
     token = _read().strip(b' \t\r\n"')
-    ring = opened_ring(settings, config)
-    formats = (rule.format, *rule.also_open)
-    fits = next((name for name in formats if looks_like_token(token, _format(name))), rule.format)
-    click.echo(ring.open(field, token, **bound, format=_format(fits)))
+    fits = format_of(token)
+    if fits is None or fits not in (rule.format, *rule.also_open):
+        raise TokenError("the token does not open here")
+    listed = listed_fernet(rule) if fits == "fernet" else None
+    value = None if listed is None else listed.open(token)
+    if value is None:
+        value = opened_ring(settings, config).open(field, token, **bound, format=fits)
+    click.echo(value)
 
 
 def _settings_of(config: Path, name: str) -> tuple[Settings, FieldSettings]:
@@ -123,10 +130,14 @@ def _settings_of(config: Path, name: str) -> tuple[Settings, FieldSettings]:
     return settings, settings.fields[name]
 
 
-def _format(name: str) -> Format:
-    if name == "fernet":
-        return "fernet"
-    return "aead"
+def _string_of(value: bytes) -> bytes:
+    """The JSON string of a text."""
+    import msgspec
+
+    try:
+        return msgspec.json.encode(value.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise click.ClickException("the input is not UTF-8 text") from None
 
 
 def _bound(rule: FieldSettings, tenant: str | None, caller: str | None) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Fernet: under keys of the ring, and under keys that an app had before there was a ring.
 
-Fernet has neither a key id nor associated data, so a reader tries its keys one after the other, and what a token
-is bound to is its key alone.
+Fernet has neither a key id nor associated data, so a reader tries its keys one after the other, and what a
+token is bound to is its key alone.
 """
 
 from __future__ import annotations

@@ -144,8 +144,8 @@ class Keyring:
     def seal(self, value: bytes, context: Context, now: datetime) -> bytes:
         """The token of a value, in ASCII.
 
-        Only suite 1 and Fernet spend uses: the nonces of suite 2 are long enough to draw for ever, and suite 3
-        draws none.
+        Only suite 1 and Fernet spend uses: the nonces of suite 2 are long enough to draw for ever, and suite
+        3 draws none.
 
         Args:
             value: its bytes; for a field the raw JSON value.

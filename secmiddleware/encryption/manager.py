@@ -243,6 +243,22 @@ class EncryptionManager:
             self._look_soon()
             raise
 
+    def equality_tokens(
+        self, field: str, value: bytes, *, tenant: str = "", caller: str = ""
+    ) -> tuple[str, ...]:
+        """The tokens to search for where a field's tokens are `deterministic`: one of them is the value's.
+
+        One for each key that opens, the newest first; a field that is not bound has no tenant and no caller.
+        A value is found only as it was sealed: of JSON the raw bytes, so that `1.1` and `1.10` are two.
+
+        Raises:
+            SealError: the value is over 2 GiB.
+            KeyringError: `start` was never called.
+        """
+        context = Context(field, tenant=tenant, caller=caller, format="deterministic")
+        tokens = self._record.known().equality_tokens(value, context, self._clock())
+        return tuple(token.decode("ascii") for token in tokens)
+
     def watched_by(
         self,
         look_soon: Callable[[], None],

@@ -146,7 +146,7 @@ class SuiteThree:
 
 
 class Nonces:
-    """Nonces of 12 random bytes, drawn from the system by the dozen: one at a time they cost as much as sealing.
+    """Nonces of 12 random bytes, drawn by the dozen: one at a time they cost as much as sealing.
 
     A nonce is given out once. Threads need no lock: `pop` on a list is one step of the interpreter, and who
     draws while another draws has nonces of its own. The child of a fork draws its own.

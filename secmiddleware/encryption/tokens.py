@@ -23,7 +23,11 @@ DOMAIN: Final = b"secmw/token/v1"
 SUITES: Final[dict[Format, bytes]] = {"aead": b"\x01", "xaes": b"\x02", "deterministic": b"\x03"}
 HEADER: Final = 5
 """Suite (1 byte) and key id (4 bytes)."""
-SHORTEST: Final[dict[Format, int]] = {"aead": HEADER + 12 + 16, "xaes": HEADER + 24 + 16, "deterministic": HEADER + 16}
+SHORTEST: Final[dict[Format, int]] = {
+    "aead": HEADER + 12 + 16,
+    "xaes": HEADER + 24 + 16,
+    "deterministic": HEADER + 16,
+}
 """Bytes that a token of the suite spells at least: header, nonce, and a tag or synthetic IV."""
 WITHOUT_ASSOCIATED_DATA: Final[frozenset[Format]] = frozenset({"fernet"})
 """Formats whose tokens are bound to no tenant and no caller."""

@@ -12,8 +12,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from secmiddleware.encryption.keyring import Context, Keyring
 from secmiddleware.encryption.fernet import ListedFernet
+from secmiddleware.encryption.keyring import Context, Keyring
 from secmiddleware.encryption.tokens import WITHOUT_ASSOCIATED_DATA, Format, format_of, kid_of
 from secmiddleware.errors import KeyUnknown, SealError, TokenError
 from secmiddleware.fields.json_reading import UnreadableJSON, check, text_of_string

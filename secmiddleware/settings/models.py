@@ -43,6 +43,7 @@ from secmiddleware.settings.quantities import (
 from secmiddleware.settings.references import (
     SettingError,
     resolve_broker,
+    resolve_fernet_key,
     resolve_kek,
     resolve_path,
     resolve_store,
@@ -65,6 +66,8 @@ Action = Literal["decrypt", "encrypt", "pass"]
 _MOST_ROUTES: Final = 1000
 _MOST_PLACES: Final = 200
 _MOST_MARKS: Final = 500
+# Each is tried for a token that is none of the ones before it: 5 µs a key.
+_MOST_FERNET_KEYS: Final = 32
 # The registry of methods has some forty.
 _MOST_METHODS: Final = 100
 # A URL's usual limit; the parsers of marks and patterns never see more.
@@ -301,6 +304,10 @@ def _store(value: object, info: ValidationInfo) -> str:
     return resolve_store(value, _base(info), _environ(info))
 
 
+def _fernet_key(value: object, info: ValidationInfo) -> SecretStr:
+    return SecretStr(resolve_fernet_key(value, _base(info), _environ(info)))
+
+
 def _kek(value: object, info: ValidationInfo) -> str:
     return resolve_kek(value, _base(info))
 
@@ -341,6 +348,11 @@ Size = Annotated[int, BeforeValidator(_size, json_schema_input_type=_SIZE)]
 PathSetting = Annotated[Path, BeforeValidator(_path, json_schema_input_type=str)]
 Broker = Annotated[SecretStr, BeforeValidator(_broker, json_schema_input_type=_REFERENCE), IsReference()]
 Store = Annotated[str, BeforeValidator(_store, json_schema_input_type=_REFERENCE), IsReference()]
+FernetKey = Annotated[
+    SecretStr,
+    BeforeValidator(_fernet_key, json_schema_input_type=FileReference | EnvReference),
+    IsReference(),
+]
 Kek = Annotated[str, BeforeValidator(_kek, json_schema_input_type=_REFERENCE), IsReference()]
 Text = Annotated[str, BeforeValidator(_text)]
 Texts = Annotated[
@@ -590,6 +602,15 @@ class FieldSettings(Section):
 
     format: Format = Field(default="aead", description="The format of its tokens.")
     also_open: tuple[Format, ...] = Field(default=(), description="Other formats whose tokens it opens too.")
+    fernet_keys: tuple[FernetKey, ...] = Field(
+        default=(),
+        max_length=_MOST_FERNET_KEYS,
+        description="Fernet keys from elsewhere, newest first, whose tokens it opens where it opens Fernet.",
+    )
+    encoding: Literal["json", "text"] = Field(
+        default="json",
+        description="What stands inside its tokens: raw JSON, or the text of a string, without quotes.",
+    )
     bind: Literal["none", "tenant", "caller"] = Field(
         default="none", description="Whose tokens open for whom, by the verified identity."
     )

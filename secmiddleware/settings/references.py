@@ -6,6 +6,7 @@ and no other text is.
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from secmiddleware.files import SecretFileError, read_secret
 _LONGEST_PATH: Final = 4096
 # A secret is a URL, a password or a key: larger is the wrong file.
 LARGEST_SECRET: Final = 64 * 1024
+_FERNET_KEY: Final = 32
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
@@ -118,6 +120,21 @@ def resolve_broker(value: object, base: Path, environ: Mapping[str, str]) -> str
     if parts.scheme.startswith("redis") and not re.fullmatch(r"/?|/[0-9]{1,5}", parts.path):
         raise SettingError("must end in the number of a Redis database, or in nothing")
     return text
+
+
+def resolve_fernet_key(value: object, base: Path, environ: Mapping[str, str]) -> str:
+    """A Fernet key, by reference only: 32 bytes in padded base64url, as `Fernet.generate_key()` makes them."""
+    if not isinstance(value, Mapping):
+        raise SettingError('must be { file = "…" } or { env = "…" }: a key does not stand in the settings')
+    key = read_reference(value, base, environ)
+    # As Fernet reads it, but in one spelling: of two that differ, one would be a mistake.
+    try:
+        raw = base64.b64decode(key.encode("ascii"), altchars=b"-_", validate=True)
+    except ValueError:
+        raw = b""
+    if len(raw) != _FERNET_KEY or base64.urlsafe_b64encode(raw).decode("ascii") != key:
+        raise SettingError("is no Fernet key: that is 32 bytes in base64url, 44 characters")
+    return key
 
 
 def resolve_kek(value: object, base: Path) -> str:

@@ -23,6 +23,7 @@ from secmiddleware.settings.positions import KeyPath
 from secmiddleware.settings.proxies import review_proxies
 from secmiddleware.settings.quantities import write_duration
 from secmiddleware.settings.references import TLS_SCHEMES
+from secmiddleware.settings.review_formats import review_formats
 from secmiddleware.settings.review_routes import Note, review_routes
 
 # Each mark is compared with every other one that shares a route with it: a second's work or so.
@@ -31,8 +32,7 @@ _MOST_MARKS: Final = 1000
 # RFC 7519 §4.1.4: usually no more than a few minutes.
 _LONGEST_LEEWAY: Final = timedelta(minutes=10)
 
-_FORMATS: Final = ("aead", "fernet")
-_WITHOUT_ASSOCIATED_DATA: Final = ("fernet",)
+_FORMATS: Final = ("aead", "xaes", "deterministic", "fernet")
 
 
 def review(settings: Settings, broken: Collection[KeyPath], environ: Mapping[str, str]) -> list[Mistake]:
@@ -49,6 +49,7 @@ def review(settings: Settings, broken: Collection[KeyPath], environ: Mapping[str
         *_keys(settings),
         *_broker(settings),
         *_fields(settings),
+        *review_formats(settings),
         *_overlapping_marks(settings),
         *review_disk(settings, environ),
     ]
@@ -69,7 +70,7 @@ def _unsupported(settings: Settings) -> Iterator[Note]:
     later = "is not supported by this version"
     for name, one in settings.fields.items():
         if one.format not in _FORMATS:
-            yield Mistake(("fields", name, "format"), f'"{one.format}" {later}', 'use "aead" or "fernet"'), ()
+            yield Mistake(("fields", name, "format"), f'"{one.format}" {later}', 'use "aead" or "xaes"'), ()
         for index, other in enumerate(one.also_open):
             if other not in _FORMATS:
                 yield Mistake(("fields", name, "also_open", index), f'"{other}" {later}'), ()
@@ -220,7 +221,6 @@ def _fields(settings: Settings) -> Iterator[Note]:
         if not one.places:
             message = "has no place, so it never happens"
             yield Mistake(here, message, f"add [[fields.{name}.places]]"), ((*here, "places"),)
-        yield from _field_formats(here, one)
         reveals = next((i for i, place in enumerate(one.places) if place.response == "decrypt"), None)
         if reveals is not None and not one.reveal_to:
             message = f"must say who gets plaintext: places[{reveals}] decrypts responses"
@@ -232,19 +232,6 @@ def _fields(settings: Settings) -> Iterator[Note]:
     if settings.keys is None and sealed is not None:
         message = f"is missing, and fields.{sealed} needs a key ring"
         yield Mistake(("keys",), message, "ring, store and kek are needed"), ()
-
-
-def _field_formats(here: KeyPath, one: FieldSettings) -> Iterator[Note]:
-    if one.bind == "none":
-        return
-    bind = (*here, "bind")
-    for path, name in (
-        ((*here, "format"), one.format),
-        *(((*here, "also_open", index), other) for index, other in enumerate(one.also_open)),
-    ):
-        if name in _WITHOUT_ASSOCIATED_DATA:
-            message = f'"{one.bind}" is impossible: a token of {path[2]} "{name}" cannot name its {one.bind}'
-            yield Mistake(bind, message, 'use "aead" alone, or bind = "none"'), (path,)
 
 
 def _place(settings: Settings, one: FieldSettings, here: KeyPath, place: PlaceSettings) -> Iterator[Note]:
