@@ -20,6 +20,7 @@ from secmiddleware.encryption.suites import (
     random_nonces,
 )
 from secmiddleware.encryption.tokens import (
+    HEADER,
     SHORTEST,
     SUITES,
     Context,
@@ -97,16 +98,21 @@ class Keyring:
     Cannot be pickled or copied: what counts the uses of a key must be one.
     """
 
-    __slots__ = ("_by_id", "_by_kid", "_document", "_newest_first")
+    __slots__ = ("_by_header", "_by_kid", "_document", "_entries", "_newest_first")
 
     def __init__(self, document: RingDocument, keys: Iterable[RingKey]) -> None:
         """`keys` are those of the document that are not destroyed."""
         self._document = document
+        self._entries = {entry.kid: entry for entry in document.keys}
         self._by_kid = {key.kid: key for key in keys}
         self._newest_first = tuple(
             (entry.activate_at, entry, self._by_kid.get(entry.kid)) for entry in reversed(document.keys)
         )
-        self._by_id = {bytes.fromhex(entry.kid): (entry, key) for _, entry, key in self._newest_first}
+        self._by_header = {
+            suite + bytes.fromhex(entry.kid): (name, entry, key)
+            for name, suite in SUITES.items()
+            for _, entry, key in self._newest_first
+        }
 
     @property
     def document(self) -> RingDocument:
@@ -134,8 +140,7 @@ class Keyring:
 
     def state_of(self, kid: str, now: datetime) -> KeyState:
         """What a key of this ring is good for at `now`. Raises KeyError for a key that it has not."""
-        entry, _ = self._by_id[bytes.fromhex(kid)]
-        return self._document.state_of(entry, now)
+        return self._document.state_of(self._entries[kid], now)
 
     def secret_of(self, kid: str) -> RingKey | None:
         """A key's ciphers, kept for the next snapshot; None where it is destroyed or not of this ring."""
@@ -182,18 +187,18 @@ class Keyring:
         if context.format == "fernet":
             return self._open_fernet(token, context, now)
         raw = unspell(token)
-        if raw[:1] != SUITES[context.format] or len(raw) < SHORTEST[context.format]:
-            raise does_not_open()
-        found = self._by_id.get(raw[1:5])
+        found = self._by_header.get(raw[:HEADER])
         if found is None:
-            raise KeyUnknown("the token names a key that is not known here")
-        entry, key = found
-        if key is None:
+            if raw[:1] == SUITES[context.format] and len(raw) >= SHORTEST[context.format]:
+                raise KeyUnknown("the token names a key that is not known here")
+            raise does_not_open()
+        suite, entry, key = found
+        if suite != context.format or key is None:
             raise does_not_open()
         # Opened before the state is asked for: a retired key's token takes as long as a forged one.
-        if context.format == "aead":
+        if suite == "aead":
             value = key.suite_1.open(raw, context.slots)
-        elif context.format == "xaes":
+        elif suite == "xaes":
             value = key.suite_2.open(raw, context.slots)
         else:
             value = key.suite_3(context).open(raw, context.slots)

@@ -23,6 +23,9 @@ LONG_NONCE: Final = 24
 _SIV_KEY: Final = 64
 """AES-256-SIV: 32 bytes for the MAC and 32 for the cipher."""
 
+_UNOPENED: Final = (InvalidTag, ValueError, OverflowError)
+"""Another tag; too short for a nonce; 2 GiB and more."""
+
 _NONCE_END: Final = HEADER + NONCE
 _LONG_NONCE_END: Final = HEADER + LONG_NONCE
 
@@ -47,10 +50,10 @@ class SuiteOne:
         return spell(self._header + nonce + sealed)
 
     def open(self, raw: bytes, slots: bytes) -> bytes:
-        """The value of a decoded token of at least the shortest length. Raises TokenError."""
+        """The value of a decoded token. Raises TokenError."""
         try:
             return self._cipher.decrypt(raw[HEADER:_NONCE_END], raw[_NONCE_END:], self._bound + slots)
-        except (InvalidTag, OverflowError):
+        except _UNOPENED:
             raise does_not_open() from None
 
 
@@ -105,11 +108,11 @@ class SuiteTwo:
         return spell(self._header + nonce + sealed)
 
     def open(self, raw: bytes, slots: bytes) -> bytes:
-        """The value of a decoded token of at least the shortest length. Raises TokenError."""
+        """The value of a decoded token. Raises TokenError."""
         nonce, sealed = raw[HEADER:_LONG_NONCE_END], raw[_LONG_NONCE_END:]
         try:
             return self._cipher.open(nonce, sealed, self._bound + slots)
-        except (InvalidTag, OverflowError):
+        except _UNOPENED:
             raise does_not_open() from None
 
 
@@ -138,10 +141,10 @@ class SuiteThree:
         return spell(self._header + sealed)
 
     def open(self, raw: bytes, slots: bytes) -> bytes:
-        """The value of a decoded token of at least the shortest length. Raises TokenError."""
+        """The value of a decoded token. Raises TokenError."""
         try:
             return self._cipher.decrypt(raw[HEADER:], [self._bound + slots])
-        except (InvalidTag, OverflowError):
+        except _UNOPENED:
             raise does_not_open() from None
 
 

@@ -1,7 +1,7 @@
 """Tokens as docs/token-format.md specifies them: their text, their header, and what they are bound to.
 
-What the suites make of a value is in suites.py and fernet.py; which key a token needs, and whether that key may
-be used, is the key ring's business (keyring.py).
+What the suites make of a value is in suites.py and fernet.py; which key a token needs, and whether that key
+may be used, is the key ring's business (keyring.py).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ WITHOUT_ASSOCIATED_DATA: Final[frozenset[Format]] = frozenset({"fernet"})
 
 _FORMATS: Final = frozenset(get_args(Format))
 _PADDED_FERNET: Final = re.compile(rb"gAAAA[A-Za-z0-9_-]{93,}={0,2}")
-"""Version 0x80 and a 64-bit time in seconds, its upper four bytes zero until 2106; at least version, time, IV,
-one block and HMAC: 73 bytes."""
+"""Version 0x80 and a 64-bit time in seconds, its upper four bytes zero until 2106; at least version, time,
+IV, one block and HMAC: 73 bytes."""
 
 _ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
@@ -82,8 +82,8 @@ class Context:
 def format_of(value: bytes) -> Format | None:
     """The format that a string's content has the form of, None for no token; says nothing of its being one.
 
-    What has our prefix is a token, be it of a suite that nobody knows: it goes by the name of suite 1, as which
-    it does not open.
+    What has our prefix is a token, be it of a suite that nobody knows: it goes by the name of suite 1, as
+    which it does not open.
     """
     if value.startswith(PREFIX):
         return _FORMAT_OF.get(value[4:6], "aead")
@@ -102,7 +102,7 @@ def kid_of(token: bytes) -> str:
 
 def spell(raw: bytes) -> bytes:
     """The token: the prefix, and base64url without padding."""
-    return PREFIX + b2a_base64(raw, newline=False).translate(_TO_URL, b"=")
+    return PREFIX + b2a_base64(raw).translate(_TO_URL, b"=\n")
 
 
 def unspell(token: bytes) -> bytes:

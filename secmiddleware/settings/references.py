@@ -123,7 +123,7 @@ def resolve_broker(value: object, base: Path, environ: Mapping[str, str]) -> str
 
 
 def resolve_fernet_key(value: object, base: Path, environ: Mapping[str, str]) -> str:
-    """A Fernet key, by reference only: 32 bytes in padded base64url, as `Fernet.generate_key()` makes them."""
+    """A Fernet key, by reference only: 32 bytes in padded base64url, as `Fernet.generate_key()` has them."""
     if not isinstance(value, Mapping):
         raise SettingError('must be { file = "…" } or { env = "…" }: a key does not stand in the settings')
     key = read_reference(value, base, environ)

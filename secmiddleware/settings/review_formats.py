@@ -1,8 +1,8 @@
-"""What is wrong with the formats of a field's tokens, and with the keys that it lists, beside all the rest."""
+"""What is wrong with the formats of a field's tokens, and with the Fernet keys that it lists."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from secmiddleware.encryption.tokens import WITHOUT_ASSOCIATED_DATA
@@ -13,11 +13,11 @@ from secmiddleware.settings.positions import KeyPath
 Note = tuple[Mistake, tuple[KeyPath, ...]]
 """A mistake, and what else was looked at to find it."""
 
-_EQUALITY: Final = "whose are equal, their values are, and who may seal can try values until they are"
+_EQUALITY: Final = "whoever sees two that are equal knows that their values are"
 
 
 def review_formats(settings: Settings) -> Iterator[Note]:
-    """Formats that cannot be bound, that callers must not see, or whose keys are of no use or in two hands."""
+    """Formats that cannot be bound or that callers must not see, and keys of no use or in two hands."""
     for name, one in settings.fields.items():
         here: KeyPath = ("fields", name)
         formats = [
@@ -33,7 +33,7 @@ def review_formats(settings: Settings) -> Iterator[Note]:
     yield from _in_two_hands(settings)
 
 
-def _bind(here: KeyPath, one: FieldSettings, formats: list[tuple[KeyPath, str]]) -> Iterator[Note]:
+def _bind(here: KeyPath, one: FieldSettings, formats: Sequence[tuple[KeyPath, str]]) -> Iterator[Note]:
     if one.bind == "none":
         return
     for path, name in formats:
@@ -44,23 +44,20 @@ def _bind(here: KeyPath, one: FieldSettings, formats: list[tuple[KeyPath, str]])
 
 def _deterministic(path: KeyPath, one: FieldSettings, here: KeyPath, place: PlaceSettings) -> Iterator[Note]:
     """Deterministic tokens are for what an app stores and searches; a caller gets none."""
-    for way, action, who in (
-        ("request", "decrypt", "are given tokens, as they send them,"),
-        ("response", "encrypt", "receive tokens"),
-    ):
+    for way, action in (("request", "decrypt"), ("response", "encrypt")):
         if getattr(place, way) == action:
             message = (
-                f'"{action}" means that callers {who} and this field has deterministic ones: {_EQUALITY}'
+                f'"{action}" gives callers tokens, and of deterministic ones equality leaks: {_EQUALITY}'
             )
-            hint = 'seal for the app instead (request = "encrypt", response = "decrypt"), or use "aead"'
+            hint = 'keep them from callers (request = "encrypt", response = "decrypt"), or use "aead"'
             yield Mistake((*here, way), message, hint), (path,)
     if place.response == "decrypt" and one.otherwise == "token":
-        message = f'"token" shows deterministic tokens to those who may not have plaintext: {_EQUALITY}'
+        message = f'"token" gives callers tokens, and of deterministic ones equality leaks: {_EQUALITY}'
         looked_at = (path, (*here, "response"))
         yield Mistake((*here[:2], "otherwise"), message, 'use "mask", "null" or "refuse"'), looked_at
 
 
-def _listed(here: KeyPath, one: FieldSettings, formats: list[tuple[KeyPath, str]]) -> Iterator[Note]:
+def _listed(here: KeyPath, one: FieldSettings, formats: Sequence[tuple[KeyPath, str]]) -> Iterator[Note]:
     if one.fernet_keys and all(name != "fernet" for _, name in formats):
         message = "is of no use: the field opens no Fernet tokens"
         looked_at = ((*here, "format"), (*here, "also_open"))

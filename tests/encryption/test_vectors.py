@@ -23,7 +23,7 @@ from secmiddleware.encryption import derivation
 from secmiddleware.encryption.kek import Kek
 from secmiddleware.encryption.keyring import Context, Keyring, RingKey
 from secmiddleware.encryption.root import read_document
-from secmiddleware.encryption.tokens import SuiteOne
+from secmiddleware.encryption.suites import SuiteOne
 from secmiddleware.encryption.uses import Ration
 from secmiddleware.errors import KeyringError, KeyUnknown, TokenError
 

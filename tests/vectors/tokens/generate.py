@@ -20,7 +20,8 @@ from secmiddleware.encryption.derivation import FERNET, derive
 from secmiddleware.encryption.document import KeyEntry, RingDocument, show_time
 from secmiddleware.encryption.kek import Kek
 from secmiddleware.encryption.root import Root
-from secmiddleware.encryption.tokens import Context, SuiteOne
+from secmiddleware.encryption.suites import SuiteOne
+from secmiddleware.encryption.tokens import Context
 
 HERE = Path(__file__).parent
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
