@@ -17,13 +17,14 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes, padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.cmac import CMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from secmiddleware.encryption import derivation
 from secmiddleware.encryption.kek import Kek
 from secmiddleware.encryption.keyring import Context, Keyring, RingKey
 from secmiddleware.encryption.root import read_document
-from secmiddleware.encryption.suites import SuiteOne
+from secmiddleware.encryption.suites import SuiteOne, SuiteThree, SuiteTwo
 from secmiddleware.encryption.uses import Ration
 from secmiddleware.errors import KeyringError, KeyUnknown, TokenError
 
@@ -48,9 +49,50 @@ def lp(data: bytes) -> bytes:
     return len(data).to_bytes(4, "big") + data
 
 
-def hkdf(secret: bytes, label: bytes, *parts: bytes) -> bytes:
+def hkdf(secret: bytes, label: bytes, *parts: bytes, length: int = 32) -> bytes:
     info = label + b"".join(map(lp, parts))
-    return HKDF(hashes.SHA256(), 32, None, info).derive(secret)
+    return HKDF(hashes.SHA256(), length, None, info).derive(secret)
+
+
+def xaes_key(key: bytes, half: bytes) -> bytes:
+    """C2SP's steps 1 to 5, with the block cipher alone."""
+    cipher = Cipher(algorithms.AES(key), modes.ECB()).encryptor()
+    l_value = int.from_bytes(cipher.update(bytes(16)), "big")
+    k1 = (l_value << 1) % (1 << 128) ^ (0x87 if l_value >> 127 else 0)
+    return b"".join(
+        cipher.update((int.from_bytes(bytes([0, i]) + b"X\0" + half, "big") ^ k1).to_bytes(16, "big"))
+        for i in (1, 2)
+    )
+
+
+def cmac(key: bytes, data: bytes) -> bytes:
+    mac = CMAC(algorithms.AES(key))
+    mac.update(data)
+    return mac.finalize()
+
+
+def doubled(block: bytes) -> bytes:
+    number = int.from_bytes(block, "big")
+    return ((number << 1) % (1 << 128) ^ (0x87 if number >> 127 else 0)).to_bytes(16, "big")
+
+
+def xor(one: bytes, other: bytes) -> bytes:
+    return bytes(a ^ b for a, b in zip(one, other, strict=True))
+
+
+def siv(key: bytes, sealed: bytes, associated: bytes) -> bytes:
+    """RFC 5297 §2.4 and §2.7 for one string of associated data."""
+    vector, text = sealed[:16], sealed[16:]
+    counter = (int.from_bytes(vector, "big") & ~((1 << 63) | (1 << 31))).to_bytes(16, "big")
+    value = Cipher(algorithms.AES(key[32:]), modes.CTR(counter)).decryptor().update(text)
+    d_value = xor(doubled(cmac(key[:32], bytes(16))), cmac(key[:32], associated))
+    if len(value) >= 16:
+        last = value[:-16] + xor(value[-16:], d_value)
+    else:
+        last = xor(doubled(d_value), (value + b"\x80").ljust(16, b"\0"))
+    if not hmac.compare_digest(cmac(key[:32], last), vector):
+        raise RefusedError
+    return value
 
 
 def b64u(text: str) -> bytes:
@@ -118,7 +160,8 @@ class SecondReader:
         if not token.startswith("sm1."):
             raise RefusedError
         raw = b64u(token[4:])
-        if len(raw) < 33 or raw[0] != 1:
+        suite, shortest = {"aead": (1, 33), "xaes": (2, 45), "deterministic": (3, 21)}[form]
+        if len(raw) < shortest or raw[0] != suite:
             raise RefusedError
         kid = raw[1:5].hex()
         if kid not in {key["kid"] for key in self.document["keys"]}:
@@ -128,7 +171,14 @@ class SecondReader:
         associated = (
             b"secmw/token/v1" + raw[:5] + lp(self.ring) + b"".join(lp(slot.encode()) for slot in slots)
         )
-        return gcm(hkdf(self.secrets[kid], b"secmw/suite-1/aes-256-gcm/v1"), raw[5:], associated)
+        secret = self.secrets[kid]
+        if suite == 1:
+            return gcm(hkdf(secret, b"secmw/suite-1/aes-256-gcm/v1"), raw[5:], associated)
+        if suite == 2:
+            key = xaes_key(hkdf(secret, b"secmw/suite-2/xaes-256-gcm/v1"), raw[5:17])
+            return gcm(key, raw[17:], associated)
+        parts = (self.ring, *(slot.encode() for slot in slots[:3]))
+        return siv(hkdf(secret, b"secmw/suite-3/aes-256-siv/v1", *parts, length=64), raw[5:], associated)
 
     def _open_fernet(self, token: str, field: str, purpose: str) -> bytes:
         unpadded = token.rstrip("=")
@@ -188,13 +238,21 @@ def test_the_package_opens_the_vectors(case):
 
 @named("tokens")
 def test_a_fixed_nonce_makes_the_token_of_the_vectors(case):
-    if case["format"] == "aead":
-        suite = SuiteOne(VECTORS["ring"], case["kid"], bytes.fromhex(VECTORS["ring_keys"][case["kid"]]))
-        sealed = suite.seal(case["value"].encode(), context_of(case).slots, bytes.fromhex(case["nonce"]))
-        assert sealed == case["token"].encode()
-    else:
-        # Fernet's nonce cannot be given; what it says of itself can be read.
-        assert base64.urlsafe_b64decode(case["token"])[9:25] == bytes.fromhex(case["nonce"])
+    secret = bytes.fromhex(VECTORS["ring_keys"][case["kid"]])
+    named, nonce = (VECTORS["ring"], case["kid"], secret), bytes.fromhex(case["nonce"])
+    value, context = case["value"].encode(), context_of(case)
+    match case["format"]:
+        case "aead":
+            sealed = SuiteOne(*named).seal(value, context.slots, nonce)
+        case "xaes":
+            sealed = SuiteTwo(*named).seal(value, context.slots, nonce)
+        case "deterministic":
+            sealed = SuiteThree(*named, context).seal(value, context.slots)
+        case _:
+            # Fernet's nonce cannot be given; what it says of itself can be read.
+            assert base64.urlsafe_b64decode(case["token"])[9:25] == nonce
+            return
+    assert sealed == case["token"].encode()
 
 
 @named("refused")
@@ -239,7 +297,7 @@ def test_the_second_reader_finds_the_root_and_the_keys():
 def test_the_page_has_every_label_and_every_slot_that_the_package_uses():
     page = (FOLDER.parents[2] / "docs" / "token-format.md").read_text(encoding="utf-8")
     labels = {value.decode() for value in vars(derivation).values() if isinstance(value, bytes)}
-    assert len(labels) == 5
+    assert len(labels) == 7
     table = set(re.findall(r"^\| `(secmw/[^`]+)` \|", page, re.MULTILINE))
     assert table == labels
     bound = '"secmw/token/v1" ‖ header ‖ lp(ring) ‖ lp(field) ‖ lp(purpose) ‖ lp(tenant) ‖ lp(caller)'

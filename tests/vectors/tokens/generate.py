@@ -20,8 +20,8 @@ from secmiddleware.encryption.derivation import FERNET, derive
 from secmiddleware.encryption.document import KeyEntry, RingDocument, show_time
 from secmiddleware.encryption.kek import Kek
 from secmiddleware.encryption.root import Root
-from secmiddleware.encryption.suites import SuiteOne
-from secmiddleware.encryption.tokens import Context
+from secmiddleware.encryption.suites import SuiteOne, SuiteThree, SuiteTwo
+from secmiddleware.encryption.tokens import Context, Format
 
 HERE = Path(__file__).parent
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -73,8 +73,20 @@ def sealed(secret: bytes, kid: str, context: Context, value: bytes, nonce: bytes
     return SuiteOne(name, kid, secret).seal(value, context.slots, nonce).decode()
 
 
+def xaes(secret: bytes, kid: str, context: Context, value: bytes, nonce: bytes, name: str = RING) -> str:
+    return SuiteTwo(name, kid, secret).seal(value, context.slots, nonce).decode()
+
+
+def deterministic(secret: bytes, kid: str, context: Context, value: bytes, name: str = RING) -> str:
+    return SuiteThree(name, kid, secret, context).seal(value, context.slots).decode()
+
+
 def fernet(secret: bytes, context: Context, value: bytes, iv: bytes, seconds: int) -> str:
     key = derive(secret, FERNET, RING.encode(), context.field.encode(), context.purpose.encode())
+    return fernet_under(key, value, iv, seconds)
+
+
+def fernet_under(key: bytes, value: bytes, iv: bytes, seconds: int) -> str:
     padder = padding.PKCS7(128).padder()
     encryptor = Cipher(AES(key[16:]), CBC(iv)).encryptor()
     text = encryptor.update(padder.update(value) + padder.finalize()) + encryptor.finalize()
@@ -84,6 +96,13 @@ def fernet(secret: bytes, context: Context, value: bytes, iv: bytes, seconds: in
 
 def slots(context: Context) -> dict[str, str]:
     return {name: asdict(context)[name] for name in ("field", "purpose", "tenant", "caller")}
+
+
+def case(
+    name: str, form: Format, kid: str, context: Context, nonce: str, value: str, token: str
+) -> dict[str, Any]:
+    head = {"name": name, "format": form, "kid": kid}
+    return head | slots(context) | {"nonce": nonce, "value": value, "token": token}
 
 
 def tokens(secrets: dict[str, bytes]) -> list[dict[str, Any]]:
@@ -117,6 +136,12 @@ def tokens(secrets: dict[str, bytes]) -> list[dict[str, Any]]:
             }
             | {"token": token}
         )
+    for name, kid, context, value in cases:
+        nonce = fixed(f"long nonce {name}", 24)
+        token = xaes(secrets[kid], kid, context, value.encode(), nonce)
+        found.append(case(f"XAES: {name}", "xaes", kid, context, nonce.hex(), value, token))
+        token = deterministic(secrets[kid], kid, context, value.encode())
+        found.append(case(f"AES-SIV: {name}", "deterministic", kid, context, "", value, token))
     at = int(NOW.timestamp())
     for name, kid, value in [
         ("Fernet under the primary key", "12345678", '"123-45-6789"'),
@@ -216,6 +241,7 @@ def refused(secrets: dict[str, bytes]) -> list[dict[str, Any]]:
         ("nothing where Fernet is due", "", as_fernet),
     ]
     cases.append(("Fernet where suite 1 is due", good_fernet, here))
+    cases += other_suites(secrets, good)
     found = [
         {"name": name, "format": context.format, **slots(context), "token": token, "error": "refused"}
         for name, token, context in cases + fernets
@@ -226,6 +252,74 @@ def refused(secrets: dict[str, bytes]) -> list[dict[str, Any]]:
         | {"token": unknown, "error": "key_unknown"}
     )
     return found
+
+
+def other_suites(secrets: dict[str, bytes], suite_1: str) -> list[tuple[str, str, Context]]:
+    """The same of suites 2 and 3, as far as it is another thing there."""
+    value, primary, nonce = b'"123-45-6789"', secrets["12345678"], fixed("long nonce refused", 24)
+    here, there = Context("ssn", format="xaes"), Context("ssn", format="deterministic")
+    tenant = Context("ssn", tenant="a", format="deterministic")
+    good = {
+        "xaes": xaes(primary, "12345678", here, value, nonce),
+        "deterministic": deterministic(primary, "12345678", there, value),
+    }
+    cases: list[tuple[str, str, Context]] = [
+        ("suite 1 where suite 2 is due", suite_1, here),
+        ("suite 1 where suite 3 is due", suite_1, there),
+        ("suite 2 where suite 1 is due", good["xaes"], Context("ssn")),
+        ("suite 2 where suite 3 is due", good["xaes"], there),
+        ("suite 3 where suite 1 is due", good["deterministic"], Context("ssn")),
+        ("suite 3 where suite 2 is due", good["deterministic"], here),
+        ("suite 3 for a tenant", good["deterministic"], tenant),
+        (
+            "suite 3 for a caller where the tenant was",
+            deterministic(primary, "12345678", tenant, value),
+            Context("ssn", caller="a", format="deterministic"),
+        ),
+        ("suite 2 of another ring", xaes(primary, "12345678", here, value, nonce, "invoices"), here),
+        ("suite 3 of another ring", deterministic(primary, "12345678", there, value, "invoices"), there),
+    ]
+    for context in (here, there):
+        token = good[context.format]
+        raw = base64.urlsafe_b64decode(token[4:] + "=" * (-len(token[4:]) % 4))
+        for name, changed in {
+            "a flipped bit at its end": raw[:-1] + bytes([raw[-1] ^ 1]),
+            "a flipped bit behind the header": raw[:5] + bytes([raw[5] ^ 1]) + raw[6:],
+            "a flipped bit in the middle": raw[:20] + bytes([raw[20] ^ 128]) + raw[21:],
+            "a byte short": raw[:-1],
+            "a byte long": raw + b"\x00",
+            "the id of another key": raw[:1] + bytes.fromhex("feedf00d") + raw[5:],
+            "nothing but a header": raw[:5],
+            "nothing but sixteen bytes": raw[:21],
+            "nothing but thirty-nine bytes": raw[:44],
+        }.items():
+            if changed == raw:
+                continue
+            cases.append((f"{context.format}: {name}", respelled(changed), context))
+        cases.append((f"{context.format}: another field", token, replace(context, field="iban")))
+        cases.append((f"{context.format}: another purpose", token, replace(context, purpose="probe")))
+        for kid, what in (("a1b2c3d4", "retired"), ("0badc0de", "distrusted"), ("00000001", "destroyed")):
+            under = (
+                xaes(secrets[kid], kid, context, value, nonce)
+                if context.format == "xaes"
+                else deterministic(secrets[kid], kid, context, value)
+            )
+            cases.append((f"{context.format}: a key that is {what}", under, context))
+    return cases
+
+
+def listed() -> dict[str, Any]:
+    """Fernet keys from elsewhere, the newest first, tokens of theirs, and one of a key that is not listed."""
+    keys = [fixed(f"fernet key {number}", 32) for number in range(3)]
+    at = int(NOW.timestamp())
+    return {
+        "keys": [base64.urlsafe_b64encode(key).decode() for key in keys[:2]],
+        "tokens": [
+            {"value": value, "token": fernet_under(key, value.encode(), fixed(f"iv {value}", 16), at)}
+            for key, value in zip(keys, ["123-45-6789", "zwölf"], strict=False)
+        ],
+        "refused": [fernet_under(keys[2], b"of a key that is not listed", fixed("iv listed", 16), at)],
+    }
 
 
 def sealed_raw(secret: bytes, context: Context, value: bytes, nonce: bytes) -> str:
@@ -266,6 +360,7 @@ def vectors() -> dict[str, Any]:
         "ring_keys": {entry.kid: secrets[entry.kid].hex() for entry in document.keys if entry.wrapped},
         "tokens": tokens(secrets),
         "refused": refused(secrets),
+        "listed": listed(),
         "refused_documents": documents(),
     }
 

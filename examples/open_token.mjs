@@ -1,0 +1,284 @@
+// Opens secmiddleware's tokens with nothing but Node's own crypto: docs/token-format.md, read again in another language.
+//
+//     node open_token.mjs keyring.json kek ssn < tokens.txt
+//
+// takes the ring document, the file of the key-encryption key (32 bytes) and the name of a field, and prints the value of
+// each line. Options: --purpose, --tenant, --caller TEXT, --now TIME, --fernet-key FILE (may come again, newest first).
+// It opens suites 1, 2 and 3 and Fernet, and seals nothing.
+
+import { createCipheriv, createDecipheriv, createHmac, hkdfSync, timingSafeEqual } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { pathToFileURL } from "node:url";
+import { parseArgs } from "node:util";
+
+export class Refused extends Error {}
+export class KeyUnknown extends Refused {}
+
+const ascii = (text) => Buffer.from(text, "ascii");
+const utf8 = (text) => Buffer.from(text, "utf8");
+
+// §1 Notation.
+
+function lp(part) {
+  const length = Buffer.alloc(4);
+  length.writeUInt32BE(part.length);
+  return Buffer.concat([length, part]);
+}
+
+function fromBase64url(text) {
+  const raw = Buffer.from(text, "base64url");
+  // Buffer skips what is not of the alphabet: one token would have many spellings.
+  if (text === "" || raw.toString("base64url") !== text) throw new Refused();
+  return raw;
+}
+
+function hkdf(secret, label, parts = [], length = 32) {
+  const info = Buffer.concat([ascii(label), ...parts.map(lp)]);
+  return Buffer.from(hkdfSync("sha256", secret, Buffer.alloc(0), info, length));
+}
+
+function gcm(key, nonce, sealed, associated) {
+  if (nonce.length !== 12 || sealed.length < 16) throw new Refused();
+  const cipher = createDecipheriv("aes-256-gcm", key, nonce, { authTagLength: 16 });
+  cipher.setAAD(associated);
+  cipher.setAuthTag(sealed.subarray(-16));
+  try {
+    return Buffer.concat([cipher.update(sealed.subarray(0, -16)), cipher.final()]);
+  } catch {
+    throw new Refused();
+  }
+}
+
+const sameBytes = (one, other) => one.length === other.length && timingSafeEqual(one, other);
+
+// AES-CMAC (RFC 4493), of CBC: a block cipher chained from zero; only the last block differs.
+
+function doubled(block) {
+  const number = BigInt("0x" + block.toString("hex")) << 1n;
+  const reduced = number >> 128n ? (number ^ 0x87n) & ((1n << 128n) - 1n) : number;
+  return Buffer.from(reduced.toString(16).padStart(32, "0"), "hex");
+}
+
+const xor = (one, other) => Buffer.from(one.map((byte, at) => byte ^ other[at]));
+
+function chained(key, data) {
+  const cipher = createCipheriv("aes-256-cbc", key, Buffer.alloc(16));
+  cipher.setAutoPadding(false);
+  return Buffer.concat([cipher.update(data), cipher.final()]).subarray(-16);
+}
+
+function padded(block) {
+  const whole = Buffer.alloc(16);
+  block.copy(whole);
+  whole[block.length] = 0x80;
+  return whole;
+}
+
+export function cmac(key, data) {
+  const k1 = doubled(chained(key, Buffer.alloc(16)));
+  const before = data.length === 0 ? 0 : Math.ceil(data.length / 16) * 16 - 16;
+  const end = data.subarray(before);
+  const last = end.length === 16 ? xor(end, k1) : xor(padded(end), doubled(k1));
+  return chained(key, Buffer.concat([data.subarray(0, before), last]));
+}
+
+// XAES-256-GCM (c2sp.org/XAES-256-GCM).
+
+export function xaes(key, nonce, sealed, associated) {
+  if (nonce.length !== 24) throw new Refused();
+  const half = (counter) =>
+    cmac(key, Buffer.concat([Buffer.from([0, counter]), ascii("X\0"), nonce.subarray(0, 12)]));
+  return gcm(Buffer.concat([half(1), half(2)]), nonce.subarray(12), sealed, associated);
+}
+
+// AES-SIV (RFC 5297) with one string of associated data.
+
+export function siv(key, sealed, associated) {
+  if (sealed.length < 16) throw new Refused();
+  const [macKey, textKey] = [key.subarray(0, 32), key.subarray(32)];
+  const vector = sealed.subarray(0, 16);
+  const counter = Buffer.from(vector);
+  counter[8] &= 0x7f;
+  counter[12] &= 0x7f;
+  const cipher = createDecipheriv("aes-256-ctr", textKey, counter);
+  const value = Buffer.concat([cipher.update(sealed.subarray(16)), cipher.final()]);
+  const d = xor(doubled(cmac(macKey, Buffer.alloc(16))), cmac(macKey, associated));
+  const last =
+    value.length >= 16
+      ? Buffer.concat([value.subarray(0, -16), xor(value.subarray(-16), d)])
+      : xor(doubled(d), padded(value));
+  if (!sameBytes(cmac(macKey, last), vector)) throw new Refused();
+  return value;
+}
+
+// Fernet (github.com/fernet/spec), of whatever age. Its key is sixteen bytes to sign and sixteen to encrypt.
+
+export function fernet(key, token) {
+  const text = token.replace(/={0,2}$/, "");
+  if (token !== text + "=".repeat((4 - (text.length % 4)) % 4)) throw new Refused();
+  const raw = fromBase64url(text);
+  if (raw.length < 73 || raw[0] !== 0x80) throw new Refused();
+  const signed = raw.subarray(0, -32);
+  const mac = createHmac("sha256", key.subarray(0, 16)).update(signed).digest();
+  if (!sameBytes(mac, raw.subarray(-32))) throw new Refused();
+  const cipher = createDecipheriv("aes-128-cbc", key.subarray(16), raw.subarray(9, 25));
+  try {
+    return Buffer.concat([cipher.update(raw.subarray(25, -32)), cipher.final()]);
+  } catch {
+    throw new Refused();
+  }
+}
+
+// §4 The ring document.
+
+const SUITES = {
+  aead: { number: 1, shortest: 33 },
+  xaes: { number: 2, shortest: 45 },
+  deterministic: { number: 3, shortest: 21 },
+};
+
+function canonical(value) {
+  if (Array.isArray(value)) return `[${value.map(canonical).join(",")}]`;
+  if (value === null || typeof value !== "object") return JSON.stringify(value);
+  const members = Object.keys(value).sort();
+  return `{${members.map((name) => `${JSON.stringify(name)}:${canonical(value[name])}`).join(",")}}`;
+}
+
+export class Ring {
+  // `kek` has 32 bytes; a document that is not authentic throws. Whether it is the newest one, its store knows.
+  constructor(text, kek, name = JSON.parse(text).ring) {
+    const { mac, ...document } = JSON.parse(text);
+    if (document.ring !== name) throw new Refused();
+    this.name = ascii(name);
+    const wrapped = fromBase64url(document.root);
+    const context = Buffer.concat([ascii("secmw/root/v1"), lp(this.name)]);
+    const root = gcm(kek, wrapped.subarray(0, 12), wrapped.subarray(12), context);
+    const macKey = hkdf(root, "secmw/document-mac/v1", [this.name]);
+    const expected = createHmac("sha256", macKey).update(canonical(document)).digest();
+    // JSON.parse takes the last of two members of one name; the text is compared, so that there are no two.
+    if (!sameBytes(expected, fromBase64url(mac))) throw new Refused();
+    if (canonical({ ...document, mac }) !== text.trimEnd()) throw new Refused();
+    const wrapping = hkdf(root, "secmw/key-wrapping/v1", [this.name]);
+    this.keys = document.keys.map((key) => ({ ...key, secret: this.#unwrapped(wrapping, key) }));
+  }
+
+  #unwrapped(wrapping, key) {
+    if (key.wrapped === null) return null;
+    const wrapped = fromBase64url(key.wrapped);
+    const context = Buffer.concat([ascii("secmw/key/v1"), lp(this.name), Buffer.from(key.kid, "hex")]);
+    return gcm(wrapping, wrapped.subarray(0, 12), wrapped.subarray(12), context);
+  }
+
+  // Times of one form compare as text.
+  #opens(key, now) {
+    return key.secret !== null && !key.distrusted && (key.retire_at === null || now < key.retire_at);
+  }
+
+  // §2 and §3. `format` is the field's to say, not the token's; `now` is written as in the document.
+  open(token, format, { field, purpose = "field", tenant = "", caller = "" }, now) {
+    const slots = [field, purpose, tenant, caller].map(utf8);
+    if (format === "fernet") return this.#openFernet(token, slots, now);
+    if (!token.startsWith("sm1.")) throw new Refused();
+    const raw = fromBase64url(token.slice(4));
+    const { number, shortest } = SUITES[format];
+    if (raw[0] !== number || raw.length < shortest) throw new Refused();
+    const header = raw.subarray(0, 5);
+    const key = this.keys.find(({ kid }) => kid === header.toString("hex", 1));
+    if (key === undefined) throw new KeyUnknown();
+    if (!this.#opens(key, now)) throw new Refused();
+    const associated = Buffer.concat([ascii("secmw/token/v1"), header, lp(this.name), ...slots.map(lp)]);
+    switch (format) {
+      case "aead":
+        return gcm(
+          hkdf(key.secret, "secmw/suite-1/aes-256-gcm/v1"),
+          raw.subarray(5, 17),
+          raw.subarray(17),
+          associated,
+        );
+      case "xaes":
+        return xaes(
+          hkdf(key.secret, "secmw/suite-2/xaes-256-gcm/v1"),
+          raw.subarray(5, 29),
+          raw.subarray(29),
+          associated,
+        );
+      default: {
+        const parts = [this.name, ...slots.slice(0, 3)];
+        const subkey = hkdf(key.secret, "secmw/suite-3/aes-256-siv/v1", parts, 64);
+        return siv(subkey, raw.subarray(5), associated);
+      }
+    }
+  }
+
+  #openFernet(token, slots, now) {
+    for (const key of this.keys.toReversed()) {
+      if (!this.#opens(key, now)) continue;
+      const value = attempt(hkdf(key.secret, "secmw/fernet/v1", [this.name, ...slots.slice(0, 2)]), token);
+      if (value !== null) return value;
+    }
+    throw new Refused();
+  }
+}
+
+// Keys from elsewhere, the newest first; they are bound to no ring and no field.
+export function openListed(keys, token) {
+  for (const key of keys) {
+    const value = attempt(Buffer.from(key, "base64url"), token);
+    if (value !== null) return value;
+  }
+  throw new Refused();
+}
+
+function attempt(key, token) {
+  try {
+    return fernet(key, token);
+  } catch (error) {
+    if (error instanceof Refused) return null;
+    throw error;
+  }
+}
+
+export function formatOf(token) {
+  if (!token.startsWith("sm1.")) return "fernet";
+  const number = Buffer.from(token.slice(4, 6), "base64url")[0];
+  return Object.keys(SUITES).find((name) => SUITES[name].number === number) ?? "aead";
+}
+
+function main() {
+  const text = { type: "string" };
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      purpose: text,
+      tenant: text,
+      caller: text,
+      now: text,
+      "fernet-key": { type: "string", multiple: true, default: [] },
+    },
+  });
+  const { now = new Date().toISOString().replace("Z", "000Z"), "fernet-key": files, ...slots } = values;
+  const [document, kek, field] = positionals;
+  const ring = new Ring(readFileSync(document, "utf8"), readFileSync(kek));
+  const keys = files.map((file) => readFileSync(file, "ascii").trim());
+  for (const token of readFileSync(0, "utf8").split("\n").filter(Boolean)) {
+    const format = formatOf(token);
+    let value;
+    try {
+      value = format === "fernet" ? openListed(keys, token) : ring.open(token, format, { field, ...slots }, now);
+    } catch (error) {
+      if (format !== "fernet" || !(error instanceof Refused)) throw error;
+      value = ring.open(token, format, { field, ...slots }, now);
+    }
+    process.stdout.write(Buffer.concat([value, ascii("\n")]));
+  }
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
+  try {
+    main();
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    console.error(error instanceof KeyUnknown ? "the ring has no such key" : "it does not open here");
+    process.exitCode = 1;
+  }
+}
