@@ -15,6 +15,7 @@ from secmiddleware.security import SecurityManager
 
 VAGUE = "Error: the token does not open here\n"
 VALUE = b'"078-05-1120"'
+FERNET = Fernet.generate_key()
 FIELDS = """
 [fields.tenants]
 bind = "tenant"
@@ -44,6 +45,22 @@ routes = ["/moving"]
 marks = ["$.x"]
 request = "decrypt"
 
+[fields.listed]
+also_open = ["fernet", "xaes"]
+fernet_keys = [{ file = "state/fernet" }]
+encoding = "text"
+[[fields.listed.places]]
+routes = ["/listed"]
+marks = ["$.x"]
+request = "decrypt"
+
+[fields.kept]
+format = "deterministic"
+[[fields.kept.places]]
+routes = ["/kept"]
+marks = ["$.x"]
+request = "encrypt"
+
 [fields.ssn2]
 [[fields.ssn2.places]]
 routes = ["/ssn2"]
@@ -56,6 +73,8 @@ request = "decrypt"
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As `init` made it, with fields of every kind."""
     path = made(tmp_path_factory.mktemp("fields") / "app")
+    (path.parent / "state" / "fernet").write_bytes(FERNET)
+    (path.parent / "state" / "fernet").chmod(0o600)
     change(path, ("\n[rotation]", FIELDS + "\n[rotation]"))
     return path
 
@@ -122,6 +141,33 @@ def test_a_text_is_sealed_as_the_json_string_of_it(config: Path, typed: str, tex
     assert json.loads(opened(config, sealed.out, "ssn").stdout) == text
 
 
+def test_a_token_of_a_fernet_key_from_elsewhere_is_opened_as_the_text_that_it_holds(config: Path) -> None:
+    found = opened(config, Fernet(FERNET).encrypt("zwölf 12".encode()), "listed")
+    assert (found.status, found.stdout) == (0, "zwölf 12\n".encode())
+    strange = opened(config, Fernet(Fernet.generate_key()).encrypt(b"1"), "listed")
+    assert (strange.status, strange.err) == (1, VAGUE)
+    # Of a field that does not list the key it opens nothing.
+    assert opened(config, Fernet(FERNET).encrypt(b"1"), "moving").err == VAGUE
+
+
+def test_where_tokens_hold_texts_a_string_is_sealed_as_its_text(config: Path) -> None:
+    for words, value in (((), rb'"z\u00f6lf"'), (("--text",), "zölf".encode())):
+        sealed = seal(config, value, "listed", *words)
+        assert sealed.status == 0
+        assert opened(config, sealed.out, "listed").stdout == "zölf\n".encode()
+    for value in (b"1.10", b"null", b'["a"]', rb'"\ud800"'):
+        refused = seal(config, value, "listed")
+        assert refused.status == 1
+        assert 'encoding is "text"' in refused.err
+
+
+def test_deterministic_values_are_sealed_alike(config: Path) -> None:
+    one, two = (seal(config, VALUE, "kept").out for _ in range(2))
+    assert one == two
+    assert opened(config, one, "kept").stdout == VALUE + b"\n"
+    assert opened(config, one, "ssn").err == VAGUE
+
+
 def test_what_it_seals_the_service_opens_and_the_other_way_round(config: Path) -> None:
     with SecurityManager.from_config(config, {}) as manager:
         ring = manager.encryption
@@ -166,7 +212,7 @@ def test_a_field_that_is_not_there_is_named_with_those_that_are(config: Path) ->
         assert f"{config}: fields: there is no field 'snn'\n    did you mean \"ssn\"?\n" in result.err
         assert "078-05-1120" not in result.printed
         result = command(config, VALUE, "iban")
-        assert "there are: ssn, tenants, callers, old, moving, ssn2\n" in result.err
+        assert "there are: ssn, tenants, callers, old, moving, listed, kept, ssn2\n" in result.err
         assert "078-05-1120" not in result.printed
 
 

@@ -1,17 +1,20 @@
-"""The paths to the primitives, against the vectors of others: Wycheproof and the Fernet specification."""
+"""The paths to the primitives, against vectors of others: Wycheproof, C2SP and the Fernet specification."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 from cryptography.fernet import Fernet, InvalidToken
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from secmiddleware.encryption import suites
 from secmiddleware.encryption.derivation import derive
 from secmiddleware.encryption.kek import Kek
-from secmiddleware.encryption.tokens import check_fernet_spelling, format_of
+from secmiddleware.encryption.tokens import Context, check_fernet_spelling, format_of, unspell
 from secmiddleware.errors import KeyringError, TokenError
 
 VECTORS = Path(__file__).parent.parent / "vectors"
@@ -35,6 +38,82 @@ def test_wrapping_is_aes_gcm_as_wycheproof_has_it(case):
     else:
         with pytest.raises(KeyringError):
             kek.unwrap(nonce + sealed, associated)
+
+
+def suite_with(key, associated, monkeypatch, kind, *arguments):
+    """A suite as it seals, but with the key and the associated data of a vector."""
+    monkeypatch.setattr(suites, "derive", lambda *_parts, **_options: key)
+    suite = kind("payments", "12345678", b"", *arguments)
+    suite._bound = associated
+    return suite
+
+
+@pytest.mark.parametrize("case", wycheproof("aes_gcm_test"), ids=lambda case: f"{case['tcId']}")
+def test_suite_1_is_aes_gcm_as_wycheproof_has_it(case, monkeypatch):
+    key, nonce, associated = (bytes.fromhex(case[name]) for name in ("key", "iv", "aad"))
+    message, sealed = bytes.fromhex(case["msg"]), bytes.fromhex(case["ct"] + case["tag"])
+    suite = suite_with(key, associated, monkeypatch, suites.SuiteOne)
+    raw = b"\x01" + bytes.fromhex("12345678") + nonce + sealed
+    if case["result"] == "valid":
+        assert unspell(suite.seal(message, b"", nonce)) == raw
+        assert suite.open(raw, b"") == message
+    else:
+        with pytest.raises(TokenError):
+            suite.open(raw, b"")
+
+
+@pytest.mark.parametrize("case", wycheproof("aes_siv_cmac_test"), ids=lambda case: f"{case['tcId']}")
+def test_suite_3_is_aes_siv_as_wycheproof_has_it(case, monkeypatch):
+    key, associated = bytes.fromhex(case["key"]), bytes.fromhex(case["aad"])
+    suite = suite_with(key, associated, monkeypatch, suites.SuiteThree, Context("ssn"))
+    raw = b"\x03" + bytes.fromhex("12345678") + bytes.fromhex(case["ct"])
+    if case["result"] == "valid":
+        assert unspell(suite.seal(bytes.fromhex(case["msg"]), b"")) == raw
+        assert suite.open(raw, b"") == bytes.fromhex(case["msg"])
+    else:
+        with pytest.raises(TokenError):
+            suite.open(raw, b"")
+
+
+XAES = json.loads((VECTORS / "xaes" / "xaes-256-gcm.json").read_text())
+
+
+@pytest.mark.parametrize("case", XAES["tests"], ids=lambda case: case["key"][:2])
+def test_suite_2_is_xaes_as_c2sp_has_it(case, monkeypatch):
+    key, nonce = bytes.fromhex(case["key"]), case["nonce"].encode()
+    sealed, associated = bytes.fromhex(case["ciphertext"]), case["aad"].encode()
+    derived = AESGCM(bytes.fromhex(case["derived"]))
+    assert derived.decrypt(nonce[12:], sealed, associated) == case["plaintext"].encode()
+    suite = suite_with(key, associated, monkeypatch, suites.SuiteTwo)
+    raw = b"\x02" + bytes.fromhex("12345678") + nonce + sealed
+    assert unspell(suite.seal(case["plaintext"].encode(), b"", nonce)) == raw
+    assert suite.open(raw, b"") == case["plaintext"].encode()
+
+
+def accumulated(count):
+    """C2SP's digest over `count` random seals, each opened again."""
+    # One string of SHAKE-128, read bit by bit: what a case needs at most, times all of them.
+    stream, at = hashlib.shake_128().digest(count * (32 + 24 + 2 * 256)), 0
+    digest = hashlib.shake_128()
+
+    def taken(length):
+        nonlocal at
+        at += length
+        return stream[at - length : at]
+
+    for _ in range(count):
+        key, nonce = taken(32), taken(24)
+        message = taken(taken(1)[0])
+        associated = taken(taken(1)[0])
+        cipher = suites.Xaes(key)
+        sealed = cipher.seal(nonce, message, associated)
+        assert cipher.open(nonce, sealed, associated) == message
+        digest.update(sealed)
+    return digest.hexdigest(32)
+
+
+def test_ten_thousand_random_seals_of_xaes_are_those_of_c2sp():
+    assert accumulated(10_000) == XAES["accumulated"]["10000"]
 
 
 @pytest.mark.parametrize("case", wycheproof("hkdf_sha256_test"), ids=lambda case: f"{case['tcId']}")

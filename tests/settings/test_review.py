@@ -320,14 +320,6 @@ CONTRADICTIONS = {
         "mtls.trust[1]", "trust =", "mtls.trust[0] holds too, with other names to speak for",
     ),
     # What this version cannot do.
-    "xaes": (
-        SERVICE + MTLS + KEYS + with_keys('format = "xaes"\n'),
-        "fields.ssn.format", "format", '"xaes" is not supported by this version',
-    ),
-    "deterministic": (
-        SERVICE + MTLS + KEYS + with_keys('format = "deterministic"\n'),
-        "fields.ssn.format", "format", "not supported by this version",
-    ),
     "jwe": (
         SERVICE + MTLS + KEYS + with_keys('also_open = ["aead", "jwe"]\n'),
         "fields.ssn.also_open[1]", "also_open", '"jwe" is not supported by this version',

@@ -1,0 +1,97 @@
+"""examples/open_token.mjs, the decoder in another language: it opens and refuses what we open and refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from cryptography.fernet import Fernet
+from encryption.rings import KEK, manager_of, started
+
+from secmiddleware.encryption.manager import utc_now
+from secmiddleware.rotation.stores import FileStore
+
+ROOT = Path(__file__).parents[2]
+DECODER = ROOT / "examples" / "open_token.mjs"
+VECTORS = ROOT / "tests" / "vectors" / "tokens" / "tokens.json"
+NODE = shutil.which("node")
+PATIENCE = 30.0  # seconds, for a start that takes a twentieth of one
+
+pytestmark = pytest.mark.skipif(NODE is None, reason="needs Node, which is not on this machine")
+
+
+def node(*arguments: object, told: str = "") -> subprocess.CompletedProcess[str]:
+    assert NODE is not None
+    words = [NODE, *map(str, arguments)]
+    return subprocess.run(words, input=told, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    done = node(Path(__file__).with_name("open_vectors.mjs"), DECODER, VECTORS)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    return json.loads(VECTORS.read_text(encoding="utf-8"))
+
+
+def test_it_opens_every_token_of_the_vectors(outcomes, vectors):
+    assert outcomes["tokens"] == [{"value": case["value"]} for case in vectors["tokens"]]
+    assert {case["format"] for case in vectors["tokens"]} == {"aead", "xaes", "deterministic", "fernet"}
+    assert outcomes["listed"] == [{"value": case["value"]} for case in vectors["listed"]["tokens"]]
+
+
+def test_it_refuses_what_is_near_a_token_and_tells_an_unknown_key_apart(outcomes, vectors):
+    assert outcomes["refused"] == [{"error": case["error"]} for case in vectors["refused"]]
+    assert outcomes["listed_refused"] == [{"error": "refused"}] * len(vectors["listed"]["refused"])
+
+
+def test_it_takes_no_changed_document(outcomes, vectors):
+    assert outcomes["documents"] == [{"error": "refused"}] * len(vectors["refused_documents"])
+
+
+@pytest.fixture
+def ring(tmp_path):
+    """A ring in a file, of two keys, and its key-encryption key in another."""
+    manager = started(lambda **_: manager_of(FileStore(tmp_path / "ring.json"), utc_now))
+    (tmp_path / "kek").write_bytes(KEK)
+    return manager, tmp_path / "ring.json", tmp_path / "kek"
+
+
+def test_it_opens_what_was_sealed_just_now_with_a_ring_in_a_file(ring, tmp_path):
+    manager, document, kek = ring
+    key = Fernet.generate_key()
+    (tmp_path / "fernet").write_bytes(key)
+    values = ['"ü"', "1.10", json.dumps("x" * 5000), "[]", '"' + "y" * 14 + '"']
+    bound = {"tenant": "spiffe://example.org", "caller": "spiffe://example.org/shop"}
+    sealed = [
+        manager.seal("ssn", value.encode(), **bound, format=form)
+        for value in values
+        for form in ("aead", "xaes", "deterministic")
+    ]
+    manager.rotate()
+    options = ("--tenant", bound["tenant"], "--caller", bound["caller"])
+    done = node(DECODER, document, kek, "ssn", *options, told="\n".join(sealed))
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [value for value in values for _ in range(3)]
+    unbound = [manager.seal("ssn", b"1"), Fernet(key).encrypt(b"2").decode()]
+    unbound.append(manager.seal("ssn", b"3", format="fernet"))
+    done = node(DECODER, document, kek, "ssn", "--fernet-key", tmp_path / "fernet", told="\n".join(unbound))
+    assert (done.stdout, done.stderr) == ("1\n2\n3\n", "")
+
+
+def test_it_says_no_more_than_we_do_of_what_does_not_open(ring):
+    manager, document, kek = ring
+    token = manager.seal("ssn", b"1", tenant="a")
+    for arguments in (("ssn",), ("iban", "--tenant", "a"), ("ssn", "--tenant", "b")):
+        done = node(DECODER, document, kek, *arguments, told=token)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", "it does not open here\n")
+    strange = token[:6] + ("A" if token[6] != "A" else "B") + token[7:]
+    done = node(DECODER, document, kek, "ssn", told=strange)
+    assert (done.returncode, done.stderr) == (1, "the ring has no such key\n")
