@@ -39,7 +39,7 @@ IV, one block and HMAC: 73 bytes."""
 
 _ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
-_FROM_URL: Final = bytes.maketrans(b"-_+/=", b"+/...")
+_FROM_URL: Final = bytes.maketrans(b"-_+/", b"+/..")
 """The signs of base64 that base64url has not become one that neither has."""
 _PADDING: Final = (b"", b"", b"==", b"=")
 _LAST: Final = (_ALPHABET, b"", _ALPHABET[::16], _ALPHABET[::4])
