@@ -6,25 +6,15 @@ that no request is let through, and the log says once what to do.
 
 from __future__ import annotations
 
-import io
 import logging
 from typing import Self
 from wsgiref.types import WSGIEnvironment
-from wsgiref.validate import InputWrapper
 
 from secmiddleware.messages import Refusal
 from secmiddleware.security import SecurityManager
 from secmiddleware.server_kinds_wsgi import UNNAMED, ServerKind, kind_of_environ, silence_of, twins_of
 
 logger = logging.getLogger("secmiddleware.wsgi")
-
-
-def _is_in_memory(environ: WSGIEnvironment) -> bool:
-    """Whether a request has come over no connection: tests have its body in memory, adapters read theirs."""
-    source = environ.get("wsgi.input")
-    if isinstance(source, InputWrapper):
-        source = source.input  # wsgiref.validate lays itself round what a test client gives
-    return source is None or isinstance(source, io.BytesIO) or type(source).__module__ == "django.test.client"
 
 
 class ServerCheck:
@@ -49,8 +39,6 @@ class ServerCheck:
         why = self._why_not(kind, environ)
         if why is None:
             return None
-        if kind is UNNAMED and self._source != "server" and _is_in_memory(environ):
-            return None  # a test client, which sends what its test says
         # A test client has no certificates to hand over: whoever is required to have one has none.
         goes_on = kind is UNNAMED and self._source == "server"
         if not self._told:
