@@ -57,11 +57,11 @@ class TrustFiles:
         """All of them."""
         return (*(path for path, _ in self.trust), *self.intermediates, *self.lists)
 
-    def read(self, former: Trust | None = None) -> Trust:
+    def read(self, former: tuple[x509.Certificate, ...] = ()) -> Trust:
         """The trust as the files have it now. Raises CertificateError, which names the file.
 
-        Lists of CAs that only the `former` trust knows are left out: who removes a CA in a hurry must not be
-        kept from it by a list that is still there.
+        Lists that only a `former` issuer has signed are left out: who removes a CA in a hurry must not be
+        kept from it by a list that is still there, nor from revoking anybody afterwards.
         """
         anchors = tuple(
             TrustAnchor(certificate, may_assert)
@@ -76,8 +76,7 @@ class TrustFiles:
         revocations = None
         if self.lists:
             issuers = (*(anchor.certificate for anchor in anchors), *intermediates)
-            gone = () if former is None else former.issuers
-            checked = [one for path in self.lists for one in load_lists(path, issuers, gone)]
+            checked = [one for path in self.lists for one in load_lists(path, issuers, former)]
             revocations = Revocations(checked, self.missing_list)
         return Trust(anchors, self.profile, intermediates, revocations)
 
@@ -128,6 +127,8 @@ class TrustWatch:
         self.trouble: str | None = None
         """Why the files as they are now are not in force; None where they are."""
         self._overdue: frozenset[int] = frozenset()
+        self._former = dict.fromkeys(self.trust.issuers)
+        """Whoever was an issuer since the start."""
 
     def look(self, now: datetime) -> None:
         """Puts into force what has changed and is good; says in the log, once, what is not."""
@@ -138,13 +139,14 @@ class TrustWatch:
 
     def _take(self, stamps: tuple[_Stamp, ...]) -> None:
         try:
-            trust = self._files.read(self.trust)
+            trust = self._files.read(tuple(self._former))
         except CertificateError as error:
             if str(error) != self.trouble:
                 self.trouble = str(error)
                 _logger.error("changed certificates are not used, the last good ones stay: %s", error)
         else:
             self.trust, self.trouble = trust, None
+            self._former |= dict.fromkeys(trust.issuers)
             _logger.info("the files of [mtls] have changed: %d trust anchors", len(trust.anchors))
         # What was changed while it was read is read again at the next look.
         self._stamps = stamps

@@ -137,10 +137,16 @@ def test_a_ca_can_be_removed_though_its_list_is_still_there(tmp_path):
     operator.look(ca=OTHER.pem)
     assert operator.trouble is None
     assert (operator.code(LEAF), operator.code(THEIRS)) == ("certificate_untrusted", None)
+
+
+def test_a_list_that_a_removed_ca_has_left_keeps_nobody_from_being_revoked(tmp_path):
+    operator = Operator(tmp_path, ca=CA.pem + OTHER.pem, crl=list_of(CA) + list_of(OTHER))
+    operator.look(ca=OTHER.pem)
     operator.look(crl=list_of(CA) + list_of(OTHER, THEIRS))
-    assert operator.trouble is not None  # by now it is the list of a stranger
-    operator.look(crl=list_of(OTHER, THEIRS))
     assert (operator.trouble, operator.code(THEIRS)) == (None, "certificate_revoked")
+    operator.look(crl=list_of(strict_ca("stranger", **DATES)) + list_of(OTHER))
+    assert operator.trouble is not None, "the list of a stranger is a mistake still"
+    assert operator.code(THEIRS) == "certificate_revoked"
 
 
 def test_a_file_that_goes_away_changes_nothing_and_comes_back(tmp_path):
