@@ -192,6 +192,7 @@ def _issuer_of(crl: x509.CertificateRevocationList, issuers: Sequence[x509.Certi
 
 def _has_signed(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
     try:
+        # A key of a kind that signs nothing is a TypeError.
         return crl.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
     except (TypeError, ValueError, UnsupportedAlgorithm):
         return False

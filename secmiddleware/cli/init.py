@@ -80,7 +80,7 @@ def _check_names(service: str, domain: str, names: tuple[str, ...]) -> None:
     from pydantic import TypeAdapter
 
     from secmiddleware.certificates.spiffe import check_trust_domain
-    from secmiddleware.settings.models import Identifier
+    from secmiddleware.settings.values import Identifier
 
     try:
         TypeAdapter(Identifier).validate_python(service)

@@ -21,10 +21,10 @@ from secmiddleware.encryption.kek import load_kek
 from secmiddleware.errors import ConfigError
 from secmiddleware.files import too_open
 from secmiddleware.identity.jwks import load_jwks
-from secmiddleware.settings.mistakes import Mistake
+from secmiddleware.settings.mistakes import Mistake, Note
 from secmiddleware.settings.models import KeysSettings, MtlsSettings, Settings, TokensSettings
 from secmiddleware.settings.positions import KeyPath
-from secmiddleware.settings.review_routes import Note, callers_named
+from secmiddleware.settings.review_routes import callers_named
 
 # The public CAs of the whole world take a quarter of this.
 _LARGEST_PEM: Final = 1 << 20

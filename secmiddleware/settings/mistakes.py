@@ -18,9 +18,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from secmiddleware.settings.models import EnvReference, FileReference, IsReference, Settings
+from secmiddleware.settings.models import Settings
 from secmiddleware.settings.positions import KeyPath
 from secmiddleware.settings.references import SettingError
+from secmiddleware.settings.values import EnvReference, FileReference, IsReference
 
 # A close match of longer words costs time and helps nobody.
 _LONGEST_WORD: Final = 64
@@ -35,6 +36,10 @@ class Mistake:
     path: KeyPath
     message: str
     hint: str | None = None
+
+
+Note = tuple[Mistake, tuple[KeyPath, ...]]
+"""A mistake, and what else was looked at to find it."""
 
 
 def write_path(path: KeyPath) -> str:

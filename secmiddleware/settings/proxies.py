@@ -6,12 +6,9 @@ from collections.abc import Iterator
 from ipaddress import ip_network
 
 from secmiddleware.identity.presets import PRESETS
-from secmiddleware.settings.mistakes import Mistake
+from secmiddleware.settings.mistakes import Mistake, Note
 from secmiddleware.settings.models import MtlsSettings, ProxySettings
 from secmiddleware.settings.positions import KeyPath
-
-Note = tuple[Mistake, tuple[KeyPath, ...]]
-"""A mistake, and what else was looked at to find it."""
 
 _WAYS = ("address", "network", "unix", "allow")
 

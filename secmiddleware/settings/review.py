@@ -17,14 +17,14 @@ from typing import Final
 from secmiddleware.fields.marks import Mark, overlaps
 from secmiddleware.paths import PathPattern
 from secmiddleware.settings.disk import review_disk
-from secmiddleware.settings.mistakes import Mistake, write_path
+from secmiddleware.settings.mistakes import Mistake, Note, write_path
 from secmiddleware.settings.models import Client, FieldSettings, MtlsSettings, PlaceSettings, Settings
 from secmiddleware.settings.positions import KeyPath
 from secmiddleware.settings.proxies import review_proxies
 from secmiddleware.settings.quantities import write_duration
 from secmiddleware.settings.references import TLS_SCHEMES
 from secmiddleware.settings.review_formats import review_formats
-from secmiddleware.settings.review_routes import Note, review_routes
+from secmiddleware.settings.review_routes import review_routes
 
 # Each mark is compared with every other one that shares a route with it: a second's work or so.
 _MOST_MARKS: Final = 1000

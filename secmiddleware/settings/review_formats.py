@@ -6,12 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from secmiddleware.encryption.tokens import WITHOUT_ASSOCIATED_DATA
-from secmiddleware.settings.mistakes import Mistake
+from secmiddleware.settings.mistakes import Mistake, Note
 from secmiddleware.settings.models import FieldSettings, PlaceSettings, Settings
 from secmiddleware.settings.positions import KeyPath
-
-Note = tuple[Mistake, tuple[KeyPath, ...]]
-"""A mistake, and what else was looked at to find it."""
 
 _EQUALITY: Final = "whoever sees two that are equal knows that their values are"
 

@@ -11,12 +11,9 @@ from typing import Final
 from secmiddleware.identity.patterns import NamePattern
 from secmiddleware.identity.policy import methods_meant
 from secmiddleware.paths import PathPattern
-from secmiddleware.settings.mistakes import Mistake, write_path
+from secmiddleware.settings.mistakes import Mistake, Note, write_path
 from secmiddleware.settings.models import RouteSettings, Settings
 from secmiddleware.settings.positions import KeyPath
-
-Note = tuple[Mistake, tuple[KeyPath, ...]]
-"""A mistake, and what else was looked at to find it."""
 
 # Each name that a route allows is compared with each that it denies: a second's work or so.
 _MOST_PAIRS: Final = 1_000_000

@@ -13,12 +13,13 @@ from typing import Any, Final
 
 import pytest
 
-from exchanges.gunicorn_worker import WORKERS, Running, until
-from exchanges.outcome import Outcome, Recorder, check, check_record, check_seen
+from exchanges import over_the_wire
+from exchanges.gunicorn_worker import WORKERS, Running
+from exchanges.outcome import Recorder
 from exchanges.people import BYTES_ONLY, DIES_IN_TLS
 from exchanges.puppet_wsgi import WsgiPuppet
 from exchanges.table import Exchange, configs, rows
-from exchanges.wire import NoConnectionError, Way, connect, messages_of, read_response, talk
+from exchanges.wire import Way, connect, talk
 from exchanges.world import World
 from secmiddleware.messages import STATUS_OF
 from secmiddleware.servers.gunicorn import options
@@ -102,32 +103,7 @@ def test_a_row_comes_out_as_expected(
     served.puppet.play(world, row)
     served.recorder.records.clear()
     port = served.port(row.config, row.request.root_path, worker)
-    way = way_of(row)
-    if way.how == "dies in TLS":
-        with pytest.raises(NoConnectionError):
-            _outcome(world, row, port)
-        assert served.recorder.records == []
-        assert served.puppet.seen == []
-        return
-    if way.how == "gone":
-        with connect(port, world.pki, row.presented) as connection:
-            for message in messages_of(world, row):
-                connection.sendall(message)
-        if row.expect.app_saw is not None:  # by then it may still be on its way there
-            until(lambda: served.puppet.seen, "the app is called")
-    else:
-        outcome = _outcome(world, row, port)
-        if way.how == "refused by the parser":
-            assert (outcome.status, served.puppet.seen, served.recorder.records) == (400, [], []), outcome
-            return
-        check(world, row, outcome)
-    check_record(row, served.recorder.wait())
-    check_seen(world, row, served.puppet.seen)
-
-
-def _outcome(world: World, row: Exchange, port: int) -> Outcome:
-    with connect(port, world.pki, row.presented) as connection:
-        return read_response(talk(connection, messages_of(world, row)), row.request.method)
+    over_the_wire.run(world, row, way_of(row), served, port)
 
 
 def test_what_is_not_run_here_has_a_reason_and_is_little() -> None:

@@ -16,11 +16,12 @@ from typing import Final
 import pytest
 import uvicorn
 
-from exchanges.outcome import Outcome, Recorder, check, check_record, check_seen
+from exchanges import over_the_wire
+from exchanges.outcome import Recorder
 from exchanges.people import BYTES_ONLY, DIES_IN_TLS
 from exchanges.puppet import Puppet
 from exchanges.table import Exchange, configs, rows
-from exchanges.wire import NoConnectionError, Way, connect, messages_of, read_response, talk
+from exchanges.wire import Way, connect, talk
 from exchanges.world import World
 from secmiddleware.asgi import SecMiddleware
 from secmiddleware.messages import STATUS_OF
@@ -126,30 +127,7 @@ def test_a_row_comes_out_as_expected(
     served.puppet.play(world, row)
     served.recorder.records.clear()
     port = served.port(row.config, row.request.root_path, parser)
-    way = way_of(row, parser)
-    if way.how == "dies in TLS":
-        with pytest.raises(NoConnectionError):
-            _outcome(world, row, port)
-        assert served.recorder.records == []
-        assert served.puppet.seen == []
-        return
-    if way.how == "gone":
-        with connect(port, world.pki, row.presented) as connection:
-            for message in messages_of(world, row):
-                connection.sendall(message)
-    else:
-        outcome = _outcome(world, row, port)
-        if way.how == "refused by the parser":
-            assert (outcome.status, served.puppet.seen, served.recorder.records) == (400, [], []), outcome
-            return
-        check(world, row, outcome)
-    check_record(row, served.recorder.wait())
-    check_seen(world, row, served.puppet.seen)
-
-
-def _outcome(world: World, row: Exchange, port: int) -> Outcome:
-    with connect(port, world.pki, row.presented) as connection:
-        return read_response(talk(connection, messages_of(world, row)), row.request.method)
+    over_the_wire.run(world, row, way_of(row, parser), served, port)
 
 
 @pytest.mark.parametrize("parser", PARSERS)
