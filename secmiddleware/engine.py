@@ -15,6 +15,7 @@ from typing import Final
 from secmiddleware.certificates.judgement import Trust
 from secmiddleware.encryption.keyring import Keyring
 from secmiddleware.fields.flows import Bodiless, Exchange, Flow
+from secmiddleware.fields.limits import Limits
 from secmiddleware.fields.rules import PlaceRule, Plan
 from secmiddleware.identity import certificate_headers
 from secmiddleware.identity.bound_tokens import TokenJudge
@@ -41,12 +42,12 @@ class Place:
 class Places:
     """All places of a service; for a path, the compiled plan of those that apply. Immutable."""
 
-    def __init__(self, places: tuple[Place, ...], max_body: int) -> None:
+    def __init__(self, places: tuple[Place, ...], limits: Limits) -> None:
         self._places = places
 
         @lru_cache(maxsize=_PLANS_KEPT)
         def plan_of(rules: tuple[int, ...]) -> Plan:
-            return Plan.compile(tuple(places[index].rule for index in rules), max_body)
+            return Plan.compile(tuple(places[index].rule for index in rules), limits)
 
         self._plan_of = plan_of
         self._nothing = plan_of(())

@@ -239,6 +239,9 @@ _TITLE: Final[dict[str, str]] = {
 
 _RETRY_AFTER_SECONDS: Final = b"5"
 
+# Limits that a body goes beyond only while others are held (RFC 9110 §15.5.14 has Retry-After for these).
+_PASSING: Final = frozenset({"service.max_held"})
+
 # RFC 6750 §3: a challenge has one parameter at least, and no error where there was no token (§3.1).
 _CHALLENGE: Final[dict[str, bytes]] = {
     "token_missing": b'Bearer realm="secmiddleware"',
@@ -318,7 +321,7 @@ class Refusal:
             (b"content-length", b"%d" % len(body)),
             (b"cache-control", b"no-store"),
         )
-        if self.status == 503:
+        if self.status == 503 or self.where in _PASSING:
             headers += ((b"retry-after", _RETRY_AFTER_SECONDS),)
         if self.code in _CHALLENGE:
             headers += ((b"www-authenticate", _CHALLENGE[self.code]),)

@@ -29,6 +29,7 @@ from secmiddleware.encryption.tokens import Format
 from secmiddleware.encryption.uses import FIRST_BLOCK
 from secmiddleware.engine import Admission, Place, Places, Snapshot, admit
 from secmiddleware.errors import ConfigError, Finding
+from secmiddleware.fields.limits import HeldBytes, Limits
 from secmiddleware.fields.marks import Mark
 from secmiddleware.fields.rules import FieldRule, PlaceRule
 from secmiddleware.identity.bound_tokens import TokenJudge, TokenRules
@@ -418,4 +419,5 @@ def _places(settings: Settings) -> Places:
             marks = tuple(Mark.parse(text) for text in place.marks)
             routes = tuple(PathPattern.parse(text) for text in place.routes)
             places.append(Place(routes, PlaceRule(rule, marks, place.request, place.response)))
-    return Places(tuple(places), settings.service.max_body)
+    held = HeldBytes(settings.service.max_held)
+    return Places(tuple(places), Limits(settings.service.max_body, held))

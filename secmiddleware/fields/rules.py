@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from secmiddleware.fields.flows import (
-    PASSIVE,
-    UNCONDITIONAL,
-    Exchange,
-    Flow,
-    Marked,
-    RequestFlow,
-    ResponseFlow,
-)
-from secmiddleware.fields.json_rewriting import Locator
+from secmiddleware.fields.bodies import Marked
+from secmiddleware.fields.flows import PASSIVE, UNCONDITIONAL, Exchange, Flow
+from secmiddleware.fields.limits import Limits
+from secmiddleware.fields.requests import RequestFlow
+from secmiddleware.fields.responses import ResponseFlow
 from secmiddleware.fields.values import FieldRule, PlaceRule
 
 __all__ = ["FieldRule", "PlaceRule", "Plan"]
@@ -26,19 +21,19 @@ class Plan:
 
     _request: Marked | None
     _response: Marked | None
-    _max_body: int
+    _limits: Limits
     private: bool
     """Whether a response depends on its caller: it has plaintext for some, or tokens bound to one."""
 
     @classmethod
-    def compile(cls, places: Sequence[PlaceRule], max_body: int) -> Plan:
+    def compile(cls, places: Sequence[PlaceRule], limits: Limits) -> Plan:
         """The plan of these places; of two that mark one value, the first has it.
 
         To be called once for each set of places: it takes a millisecond or more for each mark.
 
         Args:
             places: what is marked.
-            max_body: the largest marked body, in bytes, each way.
+            limits: what may be held back.
 
         Raises:
             ValueError: the marks are too many to follow at once.
@@ -46,9 +41,9 @@ class Plan:
         inward = [place for place in places if place.request != "pass"]
         outward = [place for place in places if place.response != "pass"]
         return cls(
-            _marked(inward),
-            _marked(outward),
-            max_body,
+            Marked.of(inward),
+            Marked.of(outward),
+            limits,
             private=any(place.response == "decrypt" or place.field.bind != "none" for place in outward),
         )
 
@@ -61,7 +56,7 @@ class Plan:
         """What happens to the request on its way to the app."""
         if self._request is not None:
             return RequestFlow(
-                exchange, self._request, self._max_body, response_marked=self._response is not None
+                exchange, self._request, self._limits, response_marked=self._response is not None
             )
         return PASSIVE if self._response is None else UNCONDITIONAL
 
@@ -72,11 +67,4 @@ class Plan:
         """
         if self._response is None and not exchange.opened:
             return PASSIVE
-        return ResponseFlow(exchange, method, self._response, self._max_body, private=self.private)
-
-
-def _marked(places: Sequence[PlaceRule]) -> Marked | None:
-    if not places:
-        return None
-    pairs = [(place, mark) for place in places for mark in place.marks]
-    return Marked(Locator([mark for _, mark in pairs]), tuple((place, str(mark)) for place, mark in pairs))
+        return ResponseFlow(exchange, method, self._response, self._limits, private=self.private)

@@ -115,6 +115,10 @@ class ServiceSettings(Section):
         default=4 << 20,
         description='The largest body that is read on a route with marks: bytes, or a text like "4MiB".',
     )
+    max_held: Size = Field(
+        default=256 << 20,
+        description="What all bodies with marks that a process holds back at once may have together.",
+    )
 
 
 class TrustSettings(Section):

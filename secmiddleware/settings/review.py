@@ -42,6 +42,7 @@ def review(settings: Settings, broken: Collection[KeyPath], environ: Mapping[str
     """
     notes = [
         *_unsupported(settings),
+        *_service(settings),
         *_mtls(settings),
         *review_proxies(settings.mtls),
         *review_routes(settings),
@@ -74,6 +75,14 @@ def _unsupported(settings: Settings) -> Iterator[Note]:
         for index, other in enumerate(one.also_open):
             if other not in _FORMATS:
                 yield Mistake(("fields", name, "also_open", index), f'"{other}" {later}'), ()
+
+
+def _service(settings: Settings) -> Iterator[Note]:
+    service = settings.service
+    if service.max_held < service.max_body:
+        message = f"is less than the {service.max_body} bytes of one body that max_body allows"
+        hint = "make it many times as large: it is what all bodies that are held at once may have"
+        yield Mistake(("service", "max_held"), message, hint), (("service", "max_body"),)
 
 
 def _mtls(settings: Settings) -> Iterator[Note]:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from secmiddleware.encryption.kek import Kek
 from secmiddleware.encryption.keyring import Context, Keyring
 from secmiddleware.encryption.manager import EncryptionManager
+from secmiddleware.fields.limits import Limits
 from secmiddleware.fields.marks import Mark
 from secmiddleware.fields.rules import FieldRule, PlaceRule, Plan
 from secmiddleware.fields.values import Exchange
@@ -150,7 +151,7 @@ def request(places, *chunks, headers=JSON, within=None, max_body=MAX_BODY, compl
     if length is not False:
         headers = (*headers, (b"content-length", str(length).encode()))
     head = RequestHead("http", "POST", "https", "/customers", headers=tuple(headers))
-    return drive(Plan.compile(places, max_body).request_flow(within), head, chunks, complete)
+    return drive(Plan.compile(places, Limits(max_body)).request_flow(within), head, chunks, complete)
 
 
 def response(
@@ -158,7 +159,7 @@ def response(
 ):
     """What becomes of a response to a request that has gone through its flow."""
     within = exchange() if within is None else within
-    flow = Plan.compile(places, max_body).response_flow(within, method)
+    flow = Plan.compile(places, Limits(max_body)).response_flow(within, method)
     return drive(flow, ResponseHead(status, tuple(headers)), chunks, complete)
 
 

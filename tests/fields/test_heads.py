@@ -6,16 +6,17 @@ from hypothesis import strategies as st
 
 from secmiddleware.fields.heads import (
     AmbiguousHeader,
+    codings_of,
     declared_length,
     for_one_caller,
     for_readable_answer,
-    kind_of_body,
     with_length,
     without_conditions,
     without_digests,
     without_length,
     without_validators,
 )
+from secmiddleware.fields.media_types import kind_of_body
 
 NAMES = st.sampled_from(
     b"content-length transfer-encoding content-type etag range if-match if-range if-none-match accept-ranges "
@@ -100,10 +101,10 @@ def test_a_parameter_that_some_would_read_otherwise_is_not_read(bad):
     assert kind_of_body(typed(b"application/json; p=" + bad)) == "other"
 
 
-def test_a_coding_is_told_before_the_type():
-    assert kind_of_body(typed(b"application/json", coding=[b"gzip"])) == "coded"
-    assert kind_of_body(typed(b"text/html", coding=[b"identity", b"br"])) == "coded"
-    assert kind_of_body(typed(coding=[b"", b" identity ,IDENTITY,"])) == "json"
+def test_codings_are_told_in_their_order_less_identity():
+    assert codings_of(typed(b"application/json", coding=[b"gzip"])) == (b"gzip",)
+    assert codings_of(typed(coding=[b"identity, BR", b" x-gzip\t"])) == (b"br", b"x-gzip")
+    assert codings_of(typed(coding=[b"", b" identity ,IDENTITY,"])) == ()
 
 
 def test_types_that_differ_are_ambiguous_and_repeated_ones_are_not():

@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secmiddleware.fields.json_rewriting import MAX_HITS
+from secmiddleware.fields.limits import Limits
 from secmiddleware.fields.rules import Plan
 from secmiddleware.messages import Body, Head, Refusal, RequestHead
 
@@ -94,7 +95,7 @@ def test_unmarked_bytes_stay_as_they_were(chance):
     marks = documents.marks(chance)
     places = [place(*map(str, marks), request="encrypt")]
     try:
-        Plan.compile(places, MAX_BODY)
+        Plan.compile(places, Limits(MAX_BODY))
     except ValueError:
         return
     body = documents.document(chance)
@@ -141,7 +142,7 @@ def test_a_body_without_a_hit_goes_on_as_the_same_object_under_the_same_headers(
             "/",
             headers=(*JSON, (b"content-length", b"%d" % len(body)), (b"digest", b"x")),
         )
-        flow = Plan.compile(places, MAX_BODY).request_flow(exchange())
+        flow = Plan.compile(places, Limits(MAX_BODY)).request_flow(exchange())
         assert [*flow.start(head), *flow.feed(body)] == []
         assert flow.held == len(body)
         gone, piece = flow.finish(complete=True)
@@ -150,7 +151,7 @@ def test_a_body_without_a_hit_goes_on_as_the_same_object_under_the_same_headers(
 
 
 def test_nothing_goes_on_before_the_whole_body_has_been_judged():
-    flow = Plan.compile(DECRYPT, MAX_BODY).request_flow(exchange())
+    flow = Plan.compile(DECRYPT, Limits(MAX_BODY)).request_flow(exchange())
     head = RequestHead("http", "POST", "https", "/", headers=JSON)
     assert list(flow.start(head)) == []
     for piece in cut(b'{"ssn":%s}' % TOKENS[0], [1, 5, 40]):
@@ -265,7 +266,7 @@ def test_there_is_exactly_one_content_length_and_it_is_right(lengths, hit):
 )
 def test_a_length_that_can_be_read_in_two_ways_is_refused_before_any_body(values):
     headers = (*JSON, *((b"content-length", value) for value in values))
-    flow = Plan.compile(DECRYPT, MAX_BODY).request_flow(exchange())
+    flow = Plan.compile(DECRYPT, Limits(MAX_BODY)).request_flow(exchange())
     events = list(flow.start(RequestHead("http", "POST", "https", "/", headers=headers)))
     assert events == [Refusal("header_ambiguous", "content-length")]
     assert [*flow.feed(b"{}"), *flow.finish(complete=True)] == []
@@ -292,13 +293,13 @@ def test_a_request_that_broke_off_is_refused_though_it_looks_whole(body):
 
 
 def test_a_body_over_the_limit_is_refused_by_its_announced_length_alone():
-    flow = Plan.compile(DECRYPT, 100).request_flow(exchange())
+    flow = Plan.compile(DECRYPT, Limits(100)).request_flow(exchange())
     head = RequestHead("http", "POST", "https", "/", headers=(*JSON, (b"content-length", b"101")))
     assert list(flow.start(head)) == [Refusal("payload_too_large", "service.max_body")]
 
 
 def test_a_body_over_the_limit_is_refused_with_the_byte_that_is_too_much():
-    flow = Plan.compile(DECRYPT, 100).request_flow(exchange())
+    flow = Plan.compile(DECRYPT, Limits(100)).request_flow(exchange())
     assert list(flow.start(RequestHead("http", "POST", "https", "/", headers=JSON))) == []
     assert list(flow.feed(b" " * 98)) == []
     assert list(flow.feed(b"{}")) == []
@@ -370,10 +371,10 @@ def test_a_body_of_any_other_media_type_is_refused_though_it_is_json(kind):
 
 def test_a_body_that_could_not_be_read_is_refused_before_it_comes():
     for headers in (typed(b"text/html"), (*JSON, (b"content-encoding", b"gzip"))):
-        flow = Plan.compile(DECRYPT, MAX_BODY).request_flow(exchange())
+        flow = Plan.compile(DECRYPT, Limits(MAX_BODY)).request_flow(exchange())
         head = RequestHead("http", "POST", "https", "/", headers=(*headers, (b"content-length", b"9")))
         assert list(flow.start(head)) == [Refusal("payload_encoding")]
-        flow = Plan.compile(DECRYPT, MAX_BODY).request_flow(exchange())
+        flow = Plan.compile(DECRYPT, Limits(MAX_BODY)).request_flow(exchange())
         assert list(flow.start(RequestHead("http", "POST", "https", "/", headers=headers))) == []
         assert list(flow.feed(b"")) == []
         assert list(flow.feed(b"{")) == [Refusal("payload_encoding")]
@@ -450,7 +451,7 @@ def test_where_responses_pass_conditions_stay_unless_a_value_is_opened():
 
 
 def test_the_request_of_a_route_that_only_marks_responses_streams():
-    flow = Plan.compile([place("$.ssn", response="encrypt")], 10).request_flow(exchange())
+    flow = Plan.compile([place("$.ssn", response="encrypt")], Limits(10)).request_flow(exchange())
     head = RequestHead("http", "PUT", "https", "/", headers=(*typed(b"video/mp4"), *CONDITIONS))
     (event,) = flow.start(head)
     assert event.head.headers == typed(b"video/mp4")
@@ -462,7 +463,7 @@ def test_the_request_of_a_route_that_only_marks_responses_streams():
 
 
 def test_a_buffer_that_is_filled_again_does_not_change_what_was_judged():
-    flow = Plan.compile(ENCRYPT, MAX_BODY).request_flow(exchange())
+    flow = Plan.compile(ENCRYPT, Limits(MAX_BODY)).request_flow(exchange())
     assert list(flow.start(RequestHead("http", "POST", "https", "/", headers=JSON))) == []
     buffer = bytearray(b'{"ssn":"first"')
     assert list(flow.feed(buffer)) == []
@@ -507,7 +508,7 @@ def test_fields_of_one_body_are_opened_each_in_its_own_context():
 
 
 def test_the_report_counts_and_names_keys_only():
-    flow = Plan.compile([place("$[*]", request="encrypt")], MAX_BODY).request_flow(exchange())
+    flow = Plan.compile([place("$[*]", request="encrypt")], Limits(MAX_BODY)).request_flow(exchange())
     head = RequestHead("http", "POST", "https", "/", headers=JSON)
     list(flow.start(head))
     list(flow.feed(b'["078-05-1120",2,%s]' % TOKENS[0]))

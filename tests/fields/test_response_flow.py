@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from secmiddleware.fields.flows import PASSIVE
 from secmiddleware.fields.json_rewriting import MAX_HITS
+from secmiddleware.fields.limits import Limits
 from secmiddleware.fields.rules import Plan
 from secmiddleware.messages import Body, Head, Refusal, RequestHead, ResponseHead
 
@@ -48,7 +49,7 @@ def test_unmarked_bytes_stay_as_they_were(chance):
     marks = documents.marks(chance)
     places = [place(*map(str, marks), response="encrypt")]
     try:
-        Plan.compile(places, MAX_BODY)
+        Plan.compile(places, Limits(MAX_BODY))
     except ValueError:
         return
     body = documents.document(chance)
@@ -92,7 +93,7 @@ def test_every_duplicate_and_every_spelling_of_a_marked_name_is_sealed():
 
 @BOTH
 def test_nothing_leaves_before_the_body_has_decided(places):
-    flow = Plan.compile(places, MAX_BODY).response_flow(exchange(), "GET")
+    flow = Plan.compile(places, Limits(MAX_BODY)).response_flow(exchange(), "GET")
     assert not flow.passive
     assert list(flow.start(ResponseHead(200, JSON))) == []
     for piece in (b"{", b'"x":', b"1", b"}"):
@@ -249,7 +250,7 @@ def test_a_body_over_the_limit_does_not_leave(places):
     late = Refusal("seal_failed", "service.max_body")
     assert response(places, b" " * 98, b"{}", b" ", max_body=100).refusal == late
     assert response(places, b" " * 98, b"{}", max_body=100).refusal is None
-    flow = Plan.compile(places, 100).response_flow(exchange(), "GET")
+    flow = Plan.compile(places, Limits(100)).response_flow(exchange(), "GET")
     assert list(flow.start(ResponseHead(200, ((b"content-length", b"101"),)))) == [late]
     assert flow.held == 0
     assert [*flow.feed(b"{}"), *flow.finish(complete=True), *flow.finish(complete=False)] == []
@@ -266,9 +267,9 @@ def test_the_response_of_an_app_that_died_is_not_sent(places, method, status):
     for chunks in ([], [b'{"x":1}']):
         answer = response(places, *chunks, complete=False, method=method, status=status)
         assert answer.refusal == Refusal("internal_error")
-    flow = Plan.compile(places, MAX_BODY).response_flow(exchange(), "GET")
+    flow = Plan.compile(places, Limits(MAX_BODY)).response_flow(exchange(), "GET")
     assert list(flow.finish(complete=False)) == [Refusal("internal_error")]
-    flow = Plan.compile(places, MAX_BODY).response_flow(exchange(), "GET")
+    flow = Plan.compile(places, Limits(MAX_BODY)).response_flow(exchange(), "GET")
     assert list(flow.finish(complete=True)) == [Refusal("internal_error")]
 
 
@@ -424,16 +425,16 @@ def test_what_a_revealed_response_opens_is_no_leak_of_itself():
 
 
 def test_a_response_is_held_only_where_something_can_be_wrong_with_it():
-    guarded = Plan.compile([place("$.t", request="decrypt")], MAX_BODY)
+    guarded = Plan.compile([place("$.t", request="decrypt")], Limits(MAX_BODY))
     assert guarded.response_flow(exchange(), "GET") is PASSIVE
     opened = having_opened([place("$.t", request="decrypt")], SSN)
     assert not guarded.response_flow(opened, "GET").passive
-    assert Plan.compile([], MAX_BODY).response_flow(exchange(), "GET") is PASSIVE
-    assert not Plan.compile(SEAL, MAX_BODY).response_flow(exchange(), "GET").passive
+    assert Plan.compile([], Limits(MAX_BODY)).response_flow(exchange(), "GET") is PASSIVE
+    assert not Plan.compile(SEAL, Limits(MAX_BODY)).response_flow(exchange(), "GET").passive
 
 
 def test_a_body_in_buffers_leaves_as_it_was_when_they_were_handed_over():
-    flow = Plan.compile(SEAL, MAX_BODY).response_flow(exchange(), "GET")
+    flow = Plan.compile(SEAL, Limits(MAX_BODY)).response_flow(exchange(), "GET")
     assert list(flow.start(ResponseHead(200, JSON))) == []
     buffer = bytearray(b'{"ssn":1')
     assert list(flow.feed(memoryview(buffer))) == []
@@ -444,13 +445,15 @@ def test_a_body_in_buffers_leaves_as_it_was_when_they_were_handed_over():
 
 
 def test_the_flow_of_a_response_takes_no_head_of_a_request():
-    flow = Plan.compile(SEAL, MAX_BODY).response_flow(exchange(), "GET")
+    flow = Plan.compile(SEAL, Limits(MAX_BODY)).response_flow(exchange(), "GET")
     with pytest.raises(TypeError, match="head"):
         flow.start(RequestHead("http", "GET", "https", "/"))
 
 
 def test_the_report_counts_what_was_sealed_and_opened():
-    flow = Plan.compile([place("$[*]", response="encrypt")], MAX_BODY).response_flow(exchange(), "GET")
+    flow = Plan.compile([place("$[*]", response="encrypt")], Limits(MAX_BODY)).response_flow(
+        exchange(), "GET"
+    )
     list(flow.start(ResponseHead(200, JSON)))
     list(flow.feed(b"[1,2,%s]" % seal("3")))
     list(flow.finish(complete=True))

@@ -4,12 +4,13 @@ import pytest
 from fields.flowing import JSON, MAX_BODY, exchange, place, request, response, seal, unsealed
 
 from secmiddleware.fields.flows import PASSIVE, UNCONDITIONAL
+from secmiddleware.fields.limits import Limits
 from secmiddleware.fields.rules import Plan
 from secmiddleware.messages import Body, Head, Refusal, RequestHead
 
 
 def plan(*places):
-    return Plan.compile(places, MAX_BODY)
+    return Plan.compile(places, Limits(MAX_BODY))
 
 
 @pytest.mark.parametrize(

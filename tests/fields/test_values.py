@@ -24,7 +24,8 @@ from fields.flowing import (
 from secmiddleware.encryption.kek import Kek
 from secmiddleware.encryption.manager import EncryptionManager
 from secmiddleware.errors import TokenError
-from secmiddleware.fields.flows import _rewrite, _Rewritten
+from secmiddleware.fields.bodies import Rewritten, rewrite
+from secmiddleware.fields.limits import Limits
 from secmiddleware.fields.rules import Plan
 from secmiddleware.fields.values import Exchange, FieldRule, ValueWork
 from secmiddleware.messages import Refusal
@@ -332,9 +333,9 @@ def test_no_plaintext_token_or_key_stands_in_any_repr():
 
 def test_no_plaintext_stands_in_what_the_flows_keep():
     body = b'{"ssn":"secret-1"}'
-    plan = Plan.compile([place("$.ssn", request="encrypt")], 100)
-    rewritten = _rewrite(body, plan._request, lambda place, value, where: value, unreadable="seal_failed")
-    assert isinstance(rewritten, _Rewritten)
+    plan = Plan.compile([place("$.ssn", request="encrypt")], Limits(100))
+    rewritten = rewrite(body, plan._request, lambda place, value, where: value, unreadable="seal_failed")
+    assert isinstance(rewritten, Rewritten)
     for thing in (rewritten, plan, plan.request_flow(exchange()), plan.response_flow(exchange(), "GET")):
         assert "secret" not in repr(thing)
 

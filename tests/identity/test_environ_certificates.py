@@ -16,6 +16,7 @@ from secmiddleware.certificates.judgement import Trust
 from secmiddleware.certificates.trust import TrustAnchor
 from secmiddleware.engine import Places, Snapshot, admit
 from secmiddleware.environs import head_of
+from secmiddleware.fields.limits import Limits
 from secmiddleware.identity.environ_certificates import presented_by
 from secmiddleware.identity.policy import Policy, Rule
 from secmiddleware.messages import PRESENTED_KEY, Presented, Refusal
@@ -55,7 +56,10 @@ def code_of(given: dict[str, Any]) -> str | None:
     """The refusal of a request with this environ where a certificate is required; None where it is let in."""
     now = LEAF.certificate.not_valid_before_utc
     snapshot = Snapshot(
-        Trust((TrustAnchor(CA.certificate),)), Policy((), Rule(None, "required")), Places((), 1000), None
+        Trust((TrustAnchor(CA.certificate),)),
+        Policy((), Rule(None, "required")),
+        Places((), Limits(1000)),
+        None,
     )
     verdict = admit(head_of(given), snapshot, now)
     return verdict.code if isinstance(verdict, Refusal) else None

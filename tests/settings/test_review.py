@@ -319,6 +319,10 @@ CONTRADICTIONS = {
         '{ ca = "pki/ca.pem", trust_domain = "b.org" }]\n',
         "mtls.trust[1]", "trust =", "mtls.trust[0] holds too, with other names to speak for",
     ),
+    "less for all bodies than one may have": (
+        SERVICE + 'max_body = "2MiB"\nmax_held = "1MiB"\n' + MTLS,
+        "service.max_held", "max_held", "is less than the 2097152 bytes of one body",
+    ),
     # What this version cannot do.
     "jwe": (
         SERVICE + MTLS + KEYS + with_keys('also_open = ["aead", "jwe"]\n'),

@@ -1,0 +1,75 @@
+"""Whole bodies: what is marked in one, and the same body with other values in those places."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from secmiddleware.fields.json_reading import UnreadableJSON
+from secmiddleware.fields.json_rewriting import Hit, Locator, TooManyHits, splice
+from secmiddleware.fields.values import PlaceRule
+from secmiddleware.messages import Refusal
+
+Act = Callable[[PlaceRule, bytes, str], bytes | Refusal]
+"""What is done to one value: its place, its raw JSON and the text of its mark in, the value to write out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """The marks of one direction: where their values are, and for each mark its place and its text."""
+
+    locator: Locator
+    places: tuple[tuple[PlaceRule, str], ...]
+
+    @classmethod
+    def of(cls, places: Sequence[PlaceRule]) -> Marked | None:
+        """What these places mark; None where there are none. Raises ValueError where they are too many."""
+        if not places:
+            return None
+        pairs = [(place, mark) for place in places for mark in place.marks]
+        return cls(Locator([mark for _, mark in pairs]), tuple((place, str(mark)) for place, mark in pairs))
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """A body that may go on."""
+
+    body: bytes = field(repr=False)
+    """What goes on; the same object where nothing changed."""
+    hits: Sequence[Hit] = ()
+    """Where the marked values were in the body that came."""
+
+
+def rewrite(body: bytes, marked: Marked, act: Act, unreadable: str) -> Rewritten | Refusal:
+    """The body with each marked value replaced by what `act` makes of it, or the first refusal.
+
+    `unreadable` is the code for a body that cannot be read.
+    """
+    if not body:
+        return Rewritten(body)
+    try:
+        hits = marked.locator.locate(body)
+    except UnreadableJSON:
+        return Refusal(unreadable)
+    except TooManyHits:
+        return Refusal("payload_too_large" if unreadable == "payload_malformed" else unreadable, "fields")
+    values: list[bytes] = []
+    changed = False
+    for hit in hits:
+        place, where = marked.places[hit.mark]
+        before = body[hit.start : hit.end]
+        value = act(place, before, where)
+        if isinstance(value, Refusal):
+            return value
+        changed = changed or value != before
+        values.append(value)
+    return Rewritten(splice(body, hits, values) if changed else body, hits)
+
+
+def unmarked(body: bytes, hits: Sequence[Hit]) -> Iterator[bytes]:
+    """What is left of a body where its marked values are cut out."""
+    position = 0
+    for hit in hits:
+        yield body[position : hit.start]
+        position = hit.end
+    yield body[position:] if position else body

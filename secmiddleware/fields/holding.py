@@ -1,0 +1,58 @@
+"""Holding a body back until it is whole, within the limits of one body and of all bodies of the process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from secmiddleware.fields.limits import Limits
+from secmiddleware.messages import Event, Refusal
+
+BODY_KEY: Final = "service.max_body"
+HELD_KEY: Final = "service.max_held"
+
+
+class Holding:
+    """The body held back, up to the limits, and the end that comes once."""
+
+    __slots__ = ("_chunks", "_ended", "_limits", "held")
+
+    passive = False
+
+    def __init__(self, limits: Limits) -> None:
+        self.held = 0
+        self._chunks: list[bytes] = []
+        self._ended = False
+        self._limits = limits
+
+    def __del__(self) -> None:
+        # Whoever drove the flow may have been cancelled, and cannot be relied on to end it.
+        if self.held:
+            self._limits.held.abandon(self.held)
+
+    def _hold(self, chunk: bytes) -> str | None:
+        """Holds the chunk; the key of the limit that the body now goes beyond, None where it is within."""
+        # Servers and apps also hand over buffers, which they may fill again; of bytes this is no copy.
+        chunk = bytes(chunk)
+        self._chunks.append(chunk)
+        self.held += len(chunk)
+        within = self._limits.held.take(len(chunk))
+        if self.held > self._limits.body:
+            return BODY_KEY
+        return None if within else HELD_KEY
+
+    def _whole(self) -> bytes:
+        """The whole body; where it came in one piece, that very object. It counts as held until `_drop`."""
+        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks = []
+        return body
+
+    def _drop(self) -> None:
+        self._ended = True
+        self._chunks = []
+        self._limits.held.give_back(self.held)
+        self.held = 0
+
+    def _refuse(self, refusal: Refusal) -> Iterable[Event]:
+        self._drop()
+        return (refusal,)

@@ -1,0 +1,64 @@
+"""How much of bodies may be held back: one of them, and all of a process together."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from threading import get_ident
+from typing import Final
+
+DEFAULT_HELD: Final = 256 << 20
+"""Bytes: 64 of the largest bodies that are read by default."""
+
+
+class HeldBytes:
+    """The bytes of bodies that a process holds back, counted for all of them together without a lock.
+
+    Every thread has a count of its own, which nobody else writes; what one thread takes another may give
+    back, so only their sum means anything.
+    """
+
+    __slots__ = ("_abandoned", "_counts", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._counts: dict[int, int] = {}
+        self._abandoned: deque[int] = deque()
+
+    @property
+    def total(self) -> int:
+        """The bytes that are held now."""
+        while self._abandoned:
+            try:
+                self._count(-self._abandoned.popleft())
+            except IndexError:
+                break  # another thread was faster
+        # `list` copies in one step: another thread may be adding its count just now.
+        return sum(list(self._counts.values()))
+
+    def take(self, size: int) -> bool:
+        """Count these bytes in; whether all of them together are within the limit."""
+        self._count(size)
+        return self.total <= self.limit
+
+    def give_back(self, size: int) -> None:
+        """Count these bytes out."""
+        self._count(-size)
+
+    def abandon(self, size: int) -> None:
+        """Count these bytes out from a destructor, which may run in the middle of any other call."""
+        self._abandoned.append(size)
+
+    def _count(self, size: int) -> None:
+        thread = get_ident()
+        self._counts[thread] = self._counts.get(thread, 0) + size
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What may be held back of messages with marks; `held` is one for the whole process."""
+
+    body: int
+    """Bytes of the largest body, each way (`[service] max_body`)."""
+    held: HeldBytes = field(default_factory=lambda: HeldBytes(DEFAULT_HELD))
+    """All that is held back, with its limit (`[service] max_held`)."""
