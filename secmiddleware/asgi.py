@@ -168,6 +168,7 @@ class SecMiddleware:
                 return
             head, receive = rewritten, upload.receive
         scope["headers"] = list(head.headers)
+        scope["query_string"] = head.query
         flow = admission.respond(head.method)
         send = answer.watched if observation.watches else answer.send
         with observation.active():

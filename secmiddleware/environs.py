@@ -138,17 +138,20 @@ def show(
     environ[PRESENTED_KEY] = None
 
 
-def put_headers(environ: WSGIEnvironment, before: Headers, after: Headers) -> None:
-    """Let the app see the headers `after` where the environ has those `before`; the rest stays untouched."""
-    if after is before:
+def put_head(environ: WSGIEnvironment, before: RequestHead, after: RequestHead) -> None:
+    """Let the app see headers and query of `after` where the environ has those of `before`."""
+    if after.query != before.query:
+        environ["QUERY_STRING"] = after.query.decode("latin-1")
+    if after.headers is before.headers:
         return
-    for name in dict.fromkeys(name for name, _ in (*before, *after)):
-        values = header_values(after, name)
-        if values == header_values(before, name):
+    for name in dict.fromkeys(name for name, _ in (*before.headers, *after.headers)):
+        values = header_values(after.headers, name)
+        if values == header_values(before.headers, name):
             continue
         key = _KEY_OF.get(name) or "HTTP_" + name.decode("latin-1").upper().replace("-", "_")
         if values:
-            environ[key] = b",".join(values).decode("latin-1")
+            # RFC 9113 §8.2.3: the pieces of a cookie header are no list.
+            environ[key] = (b"; " if name == b"cookie" else b",").join(values).decode("latin-1")
         else:
             environ.pop(key, None)
 

@@ -237,6 +237,9 @@ _TITLE: Final[dict[str, str]] = {
     "key_unknown": "A key is not known here yet",
 }
 
+# How the text of a mark begins, and no key of the configuration.
+_MARKS: Final = ("$", "header:", "cookie:", "query:")
+
 _RETRY_AFTER_SECONDS: Final = b"5"
 
 # Limits that a body goes beyond only while others are held (RFC 9110 §15.5.14 has Retry-After for these).
@@ -313,7 +316,7 @@ class Refusal:
             "code": self.code,
             "trace_id": trace_id,
         }
-        if self.where is not None and self.where.startswith("$"):
+        if self.where is not None and self.where.startswith(_MARKS):
             members["where"] = self.where
         body = json.dumps(members, ensure_ascii=True).encode("ascii") + b"\n"
         headers: Headers = (

@@ -29,8 +29,8 @@ from secmiddleware.encryption.tokens import Format
 from secmiddleware.encryption.uses import FIRST_BLOCK
 from secmiddleware.engine import Admission, Place, Places, Snapshot, admit
 from secmiddleware.errors import ConfigError, Finding
+from secmiddleware.fields.head_marks import read_mark
 from secmiddleware.fields.limits import HeldBytes, Limits
-from secmiddleware.fields.marks import Mark
 from secmiddleware.fields.rules import FieldRule, PlaceRule
 from secmiddleware.identity.bound_tokens import TokenJudge, TokenRules
 from secmiddleware.identity.jwks import load_jwks
@@ -416,7 +416,7 @@ def _places(settings: Settings) -> Places:
             field.encoding,
         )
         for place in field.places:
-            marks = tuple(Mark.parse(text) for text in place.marks)
+            marks = tuple(read_mark(text) for text in place.marks)
             routes = tuple(PathPattern.parse(text) for text in place.routes)
             places.append(Place(routes, PlaceRule(rule, marks, place.request, place.response)))
     held = HeldBytes(settings.service.max_held)

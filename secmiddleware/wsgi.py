@@ -23,7 +23,7 @@ from secmiddleware.environs import (
     RAISED_KEY,
     head_of,
     method_of,
-    put_headers,
+    put_head,
     route_of,
     show,
     without_passages,
@@ -119,7 +119,7 @@ class SecMiddleware:
                 return exchange.refuse(rewritten)
             head = rewritten
             environ["wsgi.input"] = upload.input
-        put_headers(environ, came.headers, head.headers)
+        put_head(environ, came, head)
         flow = admission.respond(head.method)
         if not flow.passive:
             # What an app writes into its status line may say what it was given.

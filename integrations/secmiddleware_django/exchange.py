@@ -14,7 +14,7 @@ from django.utils.log import log_response
 from secmiddleware.engine import Admission
 from secmiddleware.messages import Refusal, RequestHead
 from secmiddleware.telemetry.observer import ExchangeRecord, Observation
-from secmiddleware_django.requests import Upload, put_headers, remake, route_of, show
+from secmiddleware_django.requests import Upload, put_head, remake, route_of, show
 from secmiddleware_django.responses import Download, problem_of, watched
 
 _RAISED: Final = "_secmiddleware_raised"
@@ -63,7 +63,7 @@ class Exchange:
         show(self._request, verdict.identity, verdict.claims, verdict.unaccepted)
         setattr(self._request, _RAISED, self._raised)
         if self._verdict.request.passive:
-            put_headers(self._request, self._came, self.observation.head)
+            put_head(self._request, self._came, self.observation.head)
             return False
         self._upload = Upload(self._verdict.request, self._request, self.observation)
         outcome = self._upload.start(self.observation.head)
@@ -81,7 +81,7 @@ class Exchange:
         if isinstance(outcome, Refusal):
             self._refuse(outcome)
         elif isinstance(self._verdict, Admission):
-            put_headers(self._request, self._came, outcome)
+            put_head(self._request, self._came, outcome)
             remake(self._request, upload.file())
 
     def hold(self, response: HttpResponseBase) -> Download | None:

@@ -32,8 +32,11 @@ from secmiddleware.telemetry.observer import Observation
 # What is read at once, where all of a body is wanted.
 _PIECE_BYTES: Final = 64 * 1024
 
-# What a request remembers of its headers, and of its body, once they were read.
-_HEADER_READINGS: Final = ("accepted_types", "accepted_types_by_precedence", "headers")
+# What a request remembers of its head, and of its body, once they were read.
+_HEAD_READINGS: Final = (
+    *("accepted_types", "accepted_types_by_precedence", "headers"),
+    *("GET", "COOKIES", "_cookies"),
+)
 _BODY_READINGS: Final = ("_body", "_files", "_post")
 
 
@@ -179,14 +182,15 @@ def _source(request: HttpRequest) -> tuple[Callable[[int], bytes], int | Refusal
     return request.environ["wsgi.input"].read, length
 
 
-def put_headers(request: HttpRequest, before: RequestHead, after: RequestHead) -> None:
-    """Let the app see the headers of `after`."""
-    if after.headers is before.headers:
+def put_head(request: HttpRequest, before: RequestHead, after: RequestHead) -> None:
+    """Let the app see headers and query of `after`."""
+    if after.headers is before.headers and after.query == before.query:
         return
     if hasattr(request, "scope"):
         request.scope["headers"] = list(after.headers)
-    environs.put_headers(request.META, before.headers, after.headers)
-    _forget(request, _HEADER_READINGS)
+        request.scope["query_string"] = after.query
+    environs.put_head(request.META, before, after)
+    _forget(request, _HEAD_READINGS)
 
 
 def remake(request: HttpRequest, body: io.IOBase) -> None:

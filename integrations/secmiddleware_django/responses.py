@@ -11,7 +11,7 @@ from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 
 from secmiddleware.fields.flows import Flow
-from secmiddleware.messages import Body, Event, Head, Refusal, ResponseHead
+from secmiddleware.messages import Body, Event, Head, Refusal, ResponseHead, header_values
 from secmiddleware.telemetry.observer import Observation
 
 
@@ -94,6 +94,7 @@ class Download:
         (head,) = (event.head for event in self._events if isinstance(event, Head))
         body = b"".join(event.data for event in self._events if isinstance(event, Body))
         _put_headers(response, before, head.headers)
+        _put_cookies(response, before, head.headers)
         response.reason_phrase = None  # free text, which no flow has looked at
         if not response.streaming:
             response.content = body
@@ -150,7 +151,7 @@ async def _awatched(
 def _put_headers(
     response: HttpResponseBase, before: ResponseHead, after: Iterable[tuple[bytes, bytes]]
 ) -> None:
-    """Only what differs is touched: the other names keep their letters, and cookies are elsewhere."""
+    """Only what differs is touched: the other names keep their letters. Cookies stand elsewhere."""
     wanted = dict(after)
     for name, value in before.headers:
         if name not in wanted:
@@ -160,6 +161,22 @@ def _put_headers(
     for name, value in wanted.items():
         if name != b"set-cookie":
             response.headers[name.decode("latin-1")] = value.decode("latin-1")
+
+
+def _put_cookies(
+    response: HttpResponseBase, before: ResponseHead, after: Iterable[tuple[bytes, bytes]]
+) -> None:
+    """Values change, attributes never do; an app may also have written a cookie as a plain header."""
+    came, wanted = header_values(before.headers, b"set-cookie"), header_values(tuple(after), b"set-cookie")
+    as_header = "Set-Cookie" in response.headers
+    for index, (old, new) in enumerate(zip(came, wanted, strict=True)):
+        if new == old:
+            continue
+        if as_header and index == 0:  # as head_of has them
+            response.headers["Set-Cookie"] = new.decode("latin-1")
+        else:
+            name, _, value = new.partition(b";")[0].decode("ascii").partition("=")
+            response.cookies[name].set(name, value, value)
 
 
 def _stream(body: bytes) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from secmiddleware.fields.json_reading import UnreadableJSON
 from secmiddleware.fields.json_rewriting import Hit, Locator, TooManyHits, splice
+from secmiddleware.fields.marks import Mark
 from secmiddleware.fields.values import PlaceRule
 from secmiddleware.messages import Refusal
 
@@ -23,10 +24,10 @@ class Marked:
 
     @classmethod
     def of(cls, places: Sequence[PlaceRule]) -> Marked | None:
-        """What these places mark; None where there are none. Raises ValueError where they are too many."""
-        if not places:
+        """What these places mark in bodies; None where nothing. Raises ValueError where they are too many."""
+        pairs = [(place, mark) for place in places for mark in place.marks if isinstance(mark, Mark)]
+        if not pairs:
             return None
-        pairs = [(place, mark) for place in places for mark in place.marks]
         return cls(Locator([mark for _, mark in pairs]), tuple((place, str(mark)) for place, mark in pairs))
 
 

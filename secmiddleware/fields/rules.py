@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from secmiddleware.fields.bodies import Marked
 from secmiddleware.fields.flows import PASSIVE, UNCONDITIONAL, Exchange, Flow
+from secmiddleware.fields.head_flow import HeadFlow
+from secmiddleware.fields.head_values import MarkedHead
 from secmiddleware.fields.limits import Limits
 from secmiddleware.fields.requests import RequestFlow
 from secmiddleware.fields.responses import ResponseFlow
@@ -21,6 +23,8 @@ class Plan:
 
     _request: Marked | None
     _response: Marked | None
+    _request_head: MarkedHead | None
+    _response_head: MarkedHead | None
     _limits: Limits
     private: bool
     """Whether a response depends on its caller: it has plaintext for some, or tokens bound to one."""
@@ -43,6 +47,8 @@ class Plan:
         return cls(
             Marked.of(inward),
             Marked.of(outward),
+            MarkedHead.of(inward),
+            MarkedHead.of(outward),
             limits,
             private=any(place.response == "decrypt" or place.field.bind != "none" for place in outward),
         )
@@ -50,21 +56,25 @@ class Plan:
     @property
     def marks_anything(self) -> bool:
         """Whether any message is rewritten."""
-        return self._request is not None or self._response is not None
+        marked = (self._request, self._response, self._request_head, self._response_head)
+        return any(one is not None for one in marked)
 
     def request_flow(self, exchange: Exchange) -> Flow:
         """What happens to the request on its way to the app."""
+        flow = PASSIVE if self._response is None else UNCONDITIONAL
         if self._request is not None:
-            return RequestFlow(
-                exchange, self._request, self._limits, response_marked=self._response is not None
-            )
-        return PASSIVE if self._response is None else UNCONDITIONAL
+            marked_back = self._response is not None
+            flow = RequestFlow(exchange, self._request, self._limits, response_marked=marked_back)
+        return flow if self._request_head is None else HeadFlow(exchange, self._request_head, flow)
 
     def response_flow(self, exchange: Exchange, method: str) -> Flow:
         """What happens to the response; to be asked for when the request flow has let the request go.
 
         `method` is the request's.
         """
-        if self._response is None and not exchange.opened:
-            return PASSIVE
-        return ResponseFlow(exchange, method, self._response, self._limits, private=self.private)
+        flow = PASSIVE
+        if self._response is not None or exchange.opened:
+            flow = ResponseFlow(exchange, method, self._response, self._limits, private=self.private)
+        if self._response_head is None:
+            return flow
+        return HeadFlow(exchange, self._response_head, flow, private=self.private)

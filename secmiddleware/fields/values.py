@@ -16,9 +16,9 @@ from secmiddleware.encryption.fernet import ListedFernet
 from secmiddleware.encryption.keyring import Context, Keyring
 from secmiddleware.encryption.tokens import WITHOUT_ASSOCIATED_DATA, Format, format_of, kid_of
 from secmiddleware.errors import KeyUnknown, SealError, TokenError
+from secmiddleware.fields.head_marks import AnyMark
 from secmiddleware.fields.json_reading import UnreadableJSON, check, text_of_string
 from secmiddleware.fields.leaks import SHORTEST
-from secmiddleware.fields.marks import Mark
 from secmiddleware.messages import Identity, Refusal
 
 Action = Literal["decrypt", "encrypt", "pass"]
@@ -64,7 +64,7 @@ class PlaceRule:
     """
 
     field: FieldRule
-    marks: tuple[Mark, ...]
+    marks: tuple[AnyMark, ...]
     request: Action = "pass"
     response: Action = "pass"
 

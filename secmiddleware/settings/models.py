@@ -321,7 +321,9 @@ class PlaceSettings(Section):
 
     routes: tuple[PathText, ...] = Field(min_length=1, max_length=_MOST_ROUTES, description="The paths.")
     marks: tuple[MarkText, ...] = Field(
-        min_length=1, max_length=_MOST_MARKS, description="JSONPath of names, [*], [n] and ..name."
+        min_length=1,
+        max_length=_MOST_MARKS,
+        description="JSONPath of names, [*], [n] and ..name; or header:NAME, cookie:NAME, query:NAME.",
     )
     request: Action = Field(default="pass", description="What happens to the value on its way to the app.")
     response: Action = Field(

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from itertools import combinations
 from typing import Final
 
-from secmiddleware.fields.marks import Mark, overlaps
+from secmiddleware.fields.head_marks import AnyMark, overlaps, read_mark
 from secmiddleware.paths import PathPattern
 from secmiddleware.settings.disk import review_disk
 from secmiddleware.settings.mistakes import Mistake, Note, write_path
@@ -288,7 +288,7 @@ class _Routed:
 
     path: KeyPath
     patterns: list[PathPattern]
-    marks: list[Mark]
+    marks: list[AnyMark]
 
 
 def _overlapping_marks(settings: Settings) -> Iterator[Note]:
@@ -297,7 +297,7 @@ def _overlapping_marks(settings: Settings) -> Iterator[Note]:
         _Routed(
             ("fields", name, "places", index),
             [PathPattern.parse(route) for route in place.routes],
-            [Mark.parse(mark) for mark in place.marks],
+            [read_mark(mark) for mark in place.marks],
         )
         for name, one in settings.fields.items()
         for index, place in enumerate(one.places)

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from secmiddleware.certificates.spiffe import check_trust_domain
-from secmiddleware.fields.marks import Mark
+from secmiddleware.fields.head_marks import read_mark
 from secmiddleware.identity.patterns import NamePattern
 from secmiddleware.identity.policy import is_plain_method
 from secmiddleware.paths import PathPattern
@@ -180,7 +180,7 @@ def _trust_domain(value: object) -> str:
 
 def _mark(value: object) -> str:
     text = read_text(value)
-    Mark.parse(text)
+    read_mark(text)
     return text
 
 

@@ -95,11 +95,8 @@ def test_of_two_places_that_mark_one_value_the_first_has_it():
     assert unsealed(second, "second") == b':{"x":<2>}}'
 
 
-def test_an_empty_mark_list_marks_nothing_but_the_body_must_still_be_json():
-    places = [place(request="encrypt")]
-    body = b'{"\\u0073sn":1}'
-    assert request(places, body).pieces[0] is body
-    assert request(places, b"{").code == "payload_malformed"
+def test_an_empty_mark_list_marks_nothing():
+    assert Plan.compile([place(request="encrypt")], Limits(MAX_BODY)).request_flow(exchange()) is PASSIVE
 
 
 def test_marks_that_cannot_be_followed_at_once_are_refused_at_start():

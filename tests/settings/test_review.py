@@ -319,6 +319,10 @@ CONTRADICTIONS = {
         '{ ca = "pki/ca.pem", trust_domain = "b.org" }]\n',
         "mtls.trust[1]", "trust =", "mtls.trust[0] holds too, with other names to speak for",
     ),
+    "a header that is marked twice": (
+        SERVICE + MTLS + KEYS + PLACE.format("ssn", "/a", 'header:X-SSN", "header:x-ssn'),
+        "fields.ssn.places[0].marks[1]", "marks", "marks[0] selects too",
+    ),
     "less for all bodies than one may have": (
         SERVICE + 'max_body = "2MiB"\nmax_held = "1MiB"\n' + MTLS,
         "service.max_held", "max_held", "is less than the 2097152 bytes of one body",

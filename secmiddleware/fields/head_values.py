@@ -1,0 +1,229 @@
+"""Where marked values stand in heads, how each part spells a text, and the same head with other texts there.
+
+A value in a head is a text. Sealed, it is the JSON string of that text; a token opens to a JSON value, of
+which a string gives its text, null none, and anything else its JSON.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from http.cookies import SimpleCookie
+from typing import Final, TypeVar
+from urllib.parse import quote_plus, unquote_plus
+
+import msgspec
+
+from secmiddleware.fields.bodies import Act
+from secmiddleware.fields.head_marks import HeadMark
+from secmiddleware.fields.json_reading import text_of_string
+from secmiddleware.fields.values import PlaceRule
+from secmiddleware.messages import Headers, Refusal, RequestHead, ResponseHead
+
+_HeadT = TypeVar("_HeadT", RequestHead, ResponseHead)
+
+_COOKIE_OCTETS: Final = re.compile(r"[!#-+\--:<-\[\]-~]*+")
+"""RFC 6265 §4.1.1: what a cookie's value may have without quotes."""
+_NO_HEADER_TEXT: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]|[^\x00-\xff]")
+"""Controls (RFC 9110 §5.5), and what no framework reads back from a header: they all read Latin-1."""
+_LOCATIONS: Final = (b"location", b"content-location")
+
+
+class _CannotStand(Exception):  # noqa: N818  (does not leave this module)
+    """A text that this part of a head cannot carry, or bytes there that are no text."""
+
+
+@dataclass(frozen=True, slots=True)
+class MarkedHead:
+    """The marks of one direction that are in heads, each with its place."""
+
+    places: tuple[tuple[PlaceRule, HeadMark], ...]
+
+    @classmethod
+    def of(cls, places: Sequence[PlaceRule]) -> MarkedHead | None:
+        """What these places mark in heads; None where they mark nothing there."""
+        pairs = [(place, mark) for place in places for mark in place.marks if isinstance(mark, HeadMark)]
+        return cls(tuple(pairs)) if pairs else None
+
+    def rewrite_request(self, head: RequestHead, act: Act) -> RequestHead | Refusal:
+        """The head with each marked value replaced by what `act` makes of it, or the first refusal."""
+        for place, mark in self.places:
+            write = _Writer(place, str(mark), act, "payload_malformed")
+            try:
+                if mark.part == "query":
+                    query = _in_query(head.query, mark.name, write)
+                    head = head if query == head.query else replace(head, query=query)
+                elif mark.part == "header":
+                    head = _with_headers(head, _in_header(head.headers, mark.name, write))
+                else:
+                    head = _with_headers(head, _in_cookies(head.headers, mark.name, write))
+            except _CannotStand:
+                return Refusal("payload_malformed", str(mark))
+            except _Twin:
+                return Refusal("header_ambiguous", str(mark))
+            except _Refused as refused:
+                return refused.refusal
+        return head
+
+    def rewrite_response(self, head: ResponseHead, act: Act) -> ResponseHead | Refusal:
+        """The same for a response: its headers, the cookies that it sets, the queries that it leads to."""
+        for place, mark in self.places:
+            write = _Writer(place, str(mark), act, "seal_failed")
+            try:
+                match mark.part:
+                    case "query":
+                        headers = _in_locations(head.headers, mark.name, write)
+                    case "header":
+                        headers = _in_header(head.headers, mark.name, write)
+                    case "cookie":
+                        headers = _in_set_cookies(head.headers, mark.name, write)
+            except (_CannotStand, _Twin):
+                return Refusal("seal_failed", str(mark))
+            except _Refused as refused:
+                return refused.refusal
+            head = _with_headers(head, headers)
+        return head
+
+
+class _Twin(Exception):  # noqa: N818  (does not leave this module)
+    """A header that WSGI and CGI cannot tell from the marked one (`X_Id`, `X-Id`)."""
+
+
+class _Refused(Exception):  # noqa: N818  (does not leave this module)
+    """A value that cannot be opened or sealed."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.code)
+        self.refusal = refusal
+
+
+_Write = Callable[[str], str]
+"""The text that is to stand in the place of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """Gives `act` the text as JSON, and takes what it says as a text."""
+
+    place: PlaceRule
+    where: str
+    act: Act
+    unreadable: str
+
+    def __call__(self, text: str) -> str:
+        value = self.act(self.place, msgspec.json.encode(text), self.where)
+        if isinstance(value, Refusal):
+            raise _Refused(value)
+        if value == b"null":
+            return ""
+        if not value.startswith(b'"'):
+            return value.decode("utf-8")
+        made = text_of_string(value)
+        if made is None:
+            raise _CannotStand
+        return made
+
+
+def _with_headers(head: _HeadT, headers: Headers) -> _HeadT:
+    return head if headers is head.headers else replace(head, headers=headers)
+
+
+def _in_header(headers: Headers, name: str, write: _Write) -> Headers:
+    wanted = name.encode("ascii")
+    if not any(key.replace(b"_", b"-") == wanted for key, _ in headers):
+        return headers
+    rewritten = []
+    for key, value in headers:
+        if key == wanted:
+            text = write(value.strip(b" \t").decode("latin-1"))
+            if _NO_HEADER_TEXT.search(text) is not None:
+                raise _CannotStand
+            value = text.encode("latin-1")
+        elif key.replace(b"_", b"-") == wanted:
+            raise _Twin
+        rewritten.append((key, value))
+    return tuple(rewritten)
+
+
+def _in_cookies(headers: Headers, name: str, write: _Write) -> Headers:
+    wanted = name.encode("ascii")
+    if not any(key == b"cookie" and wanted in value for key, value in headers):
+        return headers
+    return tuple(
+        (
+            key,
+            b";".join(_cookie(pair, wanted, write) for pair in value.split(b";"))
+            if key == b"cookie"
+            else value,
+        )
+        for key, value in headers
+    )
+
+
+def _in_set_cookies(headers: Headers, name: str, write: _Write) -> Headers:
+    wanted = name.encode("ascii")
+    if not any(key == b"set-cookie" and wanted in value for key, value in headers):
+        return headers
+    rewritten = []
+    for key, value in headers:
+        if key == b"set-cookie":
+            # RFC 6265 §5.2: the pair ends at the first semicolon, be it in quotes.
+            pair, semicolon, attributes = value.partition(b";")
+            # An empty value is how frameworks take a cookie away: there is nothing to seal in it.
+            if pair.partition(b"=")[2].strip(b' \t"'):
+                value = _cookie(pair, wanted, write) + semicolon + attributes
+        rewritten.append((key, value))
+    return tuple(rewritten)
+
+
+def _cookie(pair: bytes, wanted: bytes, write: _Write) -> bytes:
+    """A pair of a cookie's name and value, the value replaced where the name is wanted."""
+    name, equals, value = pair.partition(b"=")
+    if not equals or name.strip(b" \t") != wanted:
+        return pair
+    try:
+        text, _ = SimpleCookie().value_decode(value.strip(b" \t").decode("ascii"))
+    except UnicodeDecodeError:
+        raise _CannotStand from None
+    made = write(text)
+    if not made.isascii():
+        raise _CannotStand  # frameworks read it in three ways
+    if _COOKIE_OCTETS.fullmatch(made) is None:
+        made = SimpleCookie().value_encode(made)[1]
+    return name + b"=" + made.encode("ascii")
+
+
+def _in_query(query: bytes, name: str, write: _Write) -> bytes:
+    """A query in the form of HTML's (WHATWG URL, application/x-www-form-urlencoded)."""
+    wanted = name.encode("utf-8")
+    if not query:
+        return query
+    return b"&".join(_parameter(pair, wanted, write) for pair in query.split(b"&"))
+
+
+def _parameter(pair: bytes, wanted: bytes, write: _Write) -> bytes:
+    name, equals, value = pair.partition(b"=")
+    if _unquoted(name) != wanted:
+        return pair
+    try:
+        text = _unquoted(value).decode("utf-8")
+    except UnicodeDecodeError:
+        raise _CannotStand from None
+    return name + (equals or b"=") + quote_plus(write(text)).encode("ascii")
+
+
+def _unquoted(value: bytes) -> bytes:
+    # By way of Latin-1: a percent sign that begins no escape stays, as it does for frameworks.
+    return unquote_plus(value.decode("latin-1"), "latin-1").encode("latin-1")
+
+
+def _in_locations(headers: Headers, name: str, write: _Write) -> Headers:
+    rewritten = []
+    for key, value in headers:
+        if key in _LOCATIONS and b"?" in value:
+            before, _, rest = value.partition(b"?")
+            query, mark, fragment = rest.partition(b"#")
+            value = before + b"?" + _in_query(query, name, write) + mark + fragment
+        rewritten.append((key, value))
+    return headers if rewritten == list(headers) else tuple(rewritten)
