@@ -16,12 +16,11 @@ from secmiddleware.identity.patterns import NamePattern
 from secmiddleware.identity.peers import CertifiedProxies, TrustedPeers
 from secmiddleware.messages import Headers, Peer, Presented
 
-NOW = dt.datetime.now(dt.UTC)
 PROXY = TrustedPeers(hosts=frozenset({ip_address("10.0.0.5"), ip_address("fd00::5")}))
 
 
 def _includes(peers: TrustedPeers, peer: Peer, headers: Headers = (), own: Presented | None = None) -> bool:
-    return peers.include(peer, headers, own, NOW)
+    return peers.include(peer, headers, own, dt.datetime.now(dt.UTC))
 
 
 @pytest.mark.parametrize("host", ["10.0.0.5", "fd00::5", "fd00:0:0::0005", "::ffff:10.0.0.5"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sysconfig
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,8 @@ def waitress(app: Any) -> Iterator[int]:
     try:
         yield server.effective_port
     finally:
-        server.trigger.pull_trigger(server.close)
+        with suppress(OSError):  # its thread may close what wakes it before it is woken
+            server.trigger.pull_trigger(server.close)
         server.task_dispatcher.shutdown()
         thread.join(PATIENCE)
         assert not thread.is_alive()
