@@ -414,10 +414,14 @@ def _places(settings: Settings) -> Places:
             cast("tuple[Format, ...]", field.also_open),
             listed_fernet(field),
             field.encoding,
+            field.mask_last,
+            field.pad,
+            field.rewrap,
         )
         for place in field.places:
             marks = tuple(read_mark(text) for text in place.marks)
             routes = tuple(PathPattern.parse(text) for text in place.routes)
-            places.append(Place(routes, PlaceRule(rule, marks, place.request, place.response)))
+            ways = (place.request, place.response, place.required, place.already_sealed)
+            places.append(Place(routes, PlaceRule(rule, marks, *ways)))
     held = HeldBytes(settings.service.max_held)
     return Places(tuple(places), Limits(settings.service.max_body, held))

@@ -81,7 +81,7 @@ def seal(field: str, config: Path, text: bool, tenant: str | None, caller: str |
             raise click.ClickException('encoding is "text" here: only a string can be sealed')
         value = content.encode("utf-8")
     token = opened_ring(settings, config, first_block=1).seal(
-        field, value, **bound, format=cast("Format", rule.format)
+        field, value, **bound, pad=rule.pad, format=cast("Format", rule.format)
     )
     click.echo(token)
 
@@ -101,6 +101,7 @@ def open_token(field: str, config: Path, tenant: str | None, caller: str | None)
 
     Why a token does not open is never told.
     """
+    from secmiddleware.encryption.padding import unpadded
     from secmiddleware.encryption.tokens import format_of
     from secmiddleware.errors import TokenError
     from secmiddleware.security import listed_fernet
@@ -115,7 +116,7 @@ def open_token(field: str, config: Path, tenant: str | None, caller: str | None)
     value = None if listed is None else listed.open(token)
     if value is None:
         value = opened_ring(settings, config).open(field, token, **bound, format=fits)
-    click.echo(value)
+    click.echo(value if rule.encoding == "text" else unpadded(value))
 
 
 def _settings_of(config: Path, name: str) -> tuple[Settings, FieldSettings]:

@@ -19,6 +19,7 @@ from typing import Any, Final
 from secmiddleware.encryption.document import KeyState, show_time
 from secmiddleware.encryption.kek import Kek
 from secmiddleware.encryption.keyring import Keyring
+from secmiddleware.encryption.padding import padded
 from secmiddleware.encryption.record import RECORD, KeyPolicy, RingRecord
 from secmiddleware.encryption.tokens import Context, Format
 from secmiddleware.encryption.uses import FIRST_BLOCK, ROTATE_AT, Ration
@@ -204,16 +205,19 @@ class EncryptionManager:
         *,
         tenant: str = "",
         caller: str = "",
+        pad: int = 0,
         format: Format = "aead",  # noqa: A002  (as in the file)
     ) -> str:
         """The token of a value of `field`; for a JSON value its raw bytes.
+
+        `pad` is the field's own, for JSON values.
 
         Raises:
             SealError: it cannot be sealed now.
             KeyringError: `start` was never called.
         """
         context = Context(field, tenant=tenant, caller=caller, format=format)
-        return self._record.known().seal(value, context, self._clock()).decode("ascii")
+        return self._record.known().seal(padded(value, pad), context, self._clock()).decode("ascii")
 
     def open(
         self,
@@ -224,7 +228,7 @@ class EncryptionManager:
         caller: str = "",
         format: Format = "aead",  # noqa: A002  (as in the file)
     ) -> bytes:
-        """The value of a token of `field`.
+        """The value of a token of `field`, with the spaces behind it where it was padded.
 
         Raises:
             KeyUnknown: it names a key that is not known here; the store is looked at behind this call.
@@ -244,19 +248,20 @@ class EncryptionManager:
             raise
 
     def equality_tokens(
-        self, field: str, value: bytes, *, tenant: str = "", caller: str = ""
+        self, field: str, value: bytes, *, tenant: str = "", caller: str = "", pad: int = 0
     ) -> tuple[str, ...]:
         """The tokens to search for where a field's tokens are `deterministic`: one of them is the value's.
 
         One for each key that opens, the newest first; a field that is not bound has no tenant and no caller.
-        A value is found only as it was sealed: of JSON the raw bytes, so that `1.1` and `1.10` are two.
+        A value is found only as it was sealed: of JSON the raw bytes, so that `1.1` and `1.10` are two, and
+        with the field's own `pad`.
 
         Raises:
             SealError: the value is over 2 GiB.
             KeyringError: `start` was never called.
         """
         context = Context(field, tenant=tenant, caller=caller, format="deterministic")
-        tokens = self._record.known().equality_tokens(value, context, self._clock())
+        tokens = self._record.known().equality_tokens(padded(value, pad), context, self._clock())
         return tuple(token.decode("ascii") for token in tokens)
 
     def watched_by(

@@ -13,27 +13,31 @@ from typing import Final, Literal
 import msgspec
 
 from secmiddleware.encryption.fernet import ListedFernet
-from secmiddleware.encryption.keyring import Context, Keyring
+from secmiddleware.encryption.keyring import Context, Keyring, KeyState
+from secmiddleware.encryption.padding import padded, unpadded
 from secmiddleware.encryption.tokens import WITHOUT_ASSOCIATED_DATA, Format, format_of, kid_of
 from secmiddleware.errors import KeyUnknown, SealError, TokenError
 from secmiddleware.fields.head_marks import AnyMark
 from secmiddleware.fields.json_reading import UnreadableJSON, check, text_of_string
 from secmiddleware.fields.leaks import SHORTEST
+from secmiddleware.fields.masks import MASK, is_mask, mask_of
 from secmiddleware.messages import Identity, Refusal
 
 Action = Literal["decrypt", "encrypt", "pass"]
 Bind = Literal["none", "tenant", "caller"]
 Encoding = Literal["json", "text"]
 Otherwise = Literal["token", "mask", "null", "refuse"]
+AlreadySealed = Literal["refuse", "skip"]
 
-MASK: Final = "***"
-_MASK_JSON: Final = b'"***"'
 _NULL: Final = b"null"
 
 
 @dataclass(frozen=True, slots=True)
 class FieldRule:
-    """One kind of secret. Raises ValueError where tokens of a format could not be bound as `bind` says."""
+    """One kind of secret.
+
+    Raises ValueError where tokens of a format could not be bound as `bind` says, or texts would be padded.
+    """
 
     name: str
     format: Format = "aead"
@@ -45,8 +49,16 @@ class FieldRule:
     """Fernet keys from elsewhere, whose tokens it opens too where it opens Fernet at all."""
     encoding: Encoding = "json"
     """What stands inside its tokens: raw JSON, or the text of a JSON string."""
+    mask_last: int = 0
+    """How many of a value's last characters its mask shows."""
+    pad: int = 0
+    """The step, in bytes, to whose multiples values are padded before they are sealed; 0: they are not."""
+    rewrap: bool = False
+    """Whether tokens that pass through are renewed where an old key sealed them."""
 
     def __post_init__(self) -> None:
+        if self.pad and self.encoding != "json":
+            raise ValueError(f"field {self.name!r}: a text may end in spaces, so none can be its padding")
         if self.bind != "none" and not WITHOUT_ASSOCIATED_DATA.isdisjoint(self.formats):
             raise ValueError(f"field {self.name!r}: Fernet tokens cannot be bound to a {self.bind}")
 
@@ -60,13 +72,18 @@ class FieldRule:
 class PlaceRule:
     """What happens to the values of some marks, each way.
 
-    Raises ValueError where a caller would receive deterministic tokens: whose are equal, their values are.
+    Raises ValueError where a caller would receive deterministic tokens (whose are equal, their values are),
+    and where values are required of a request that nobody looks at.
     """
 
     field: FieldRule
     marks: tuple[AnyMark, ...]
     request: Action = "pass"
     response: Action = "pass"
+    required: bool = False
+    """Whether a request needs a value at each of the marks."""
+    already_sealed: AlreadySealed = "refuse"
+    """What becomes of a token that stands where a value is to be sealed."""
 
     def __post_init__(self) -> None:
         shown = self.request == "decrypt" or self.response == "encrypt"
@@ -74,6 +91,8 @@ class PlaceRule:
             shown = True
         if shown and "deterministic" in self.field.formats:
             raise ValueError(f"field {self.field.name!r}: a caller would receive deterministic tokens")
+        if self.required and self.request == "pass":
+            raise ValueError(f"field {self.field.name!r}: nothing is required of a request that passes")
 
 
 @dataclass(slots=True)
@@ -117,7 +136,9 @@ class ValueWork:
                 if rule.leak_guard and len(opened) >= SHORTEST:
                     self._exchange.opened.append((rule.name, opened))
                 return opened
-            return self._seal_unless_token(rule, value, came_back=_is_stand_in(rule, value))
+            if _is_stand_in(rule, value):
+                raise _CameBack
+            return self._sealed(place, value)
         except _Unbound:
             return Refusal("certificate_missing", where)
         except _CameBack:
@@ -136,7 +157,7 @@ class ValueWork:
         rule = place.field
         try:
             if place.response == "encrypt":
-                return self._seal_unless_token(rule, value, came_back=False)
+                return self._sealed(place, value)
             if value == _NULL:
                 return value
             content = _content_of_string(value)
@@ -144,39 +165,31 @@ class ValueWork:
                 return Refusal("seal_failed", where)
             if rule.name in self._exchange.revealed:
                 return self._open(rule, content)
+            match rule.otherwise:
+                case "token":
+                    return self._passed(rule, content, value)
+                case "mask":
+                    return self._masked(rule, content)
+                case "null":
+                    return _NULL
+                case "refuse":
+                    return Refusal("identity_not_allowed", where)
         except KeyUnknown:
             return Refusal("key_unknown", where)
-        except (_Unbound, _NoText, TokenError, SealError):
+        except (_Unbound, _CameBack, _NoText, TokenError, SealError):
             return Refusal("seal_failed", where)
-        match rule.otherwise:
-            case "token":
-                return value
-            case "mask":
-                return _MASK_JSON
-            case "null":
-                return _NULL
-            case "refuse":
-                return Refusal("identity_not_allowed", where)
 
     def _open(self, rule: FieldRule, content: bytes | None) -> bytes:
-        token_format = None if content is None else _format_of(rule, content)
-        if content is None or token_format is None or token_format not in rule.formats:
+        """The raw JSON value of what must be a token of the field."""
+        if content is None:
             raise TokenError("not a token of this field")
-        value = self._value_in(rule, content, token_format)
-        if rule.encoding == "text":
-            return _string_of(value)
-        # Whoever sealed it could have sealed anything: what is not one JSON value would change the body
-        # around it.
-        try:
-            is_value = check(value) == 0
-        except UnreadableJSON:
-            is_value = False
-        if not is_value:
-            raise TokenError("not a JSON value")
-        return value
+        return _value_of(rule, self._inside(rule, content))
 
-    def _value_in(self, rule: FieldRule, token: bytes, token_format: Format) -> bytes:
-        """What a token holds, counted."""
+    def _inside(self, rule: FieldRule, token: bytes) -> bytes:
+        """What was sealed, without its padding, counted. Formats are opened here and nowhere else."""
+        token_format = _format_of(rule, token)
+        if token_format is None or token_format not in rule.formats:
+            raise TokenError("not a token of this field")
         value = None
         if token_format == "fernet" and rule.listed is not None:  # noqa: S105  (a format)
             value = rule.listed.open(token)
@@ -186,24 +199,75 @@ class ValueWork:
         self.report.opened += 1
         if token_format != "fernet":  # noqa: S105  (a format)
             self.report.kids.add(kid_of(token))
-        return value
+        return value if rule.encoding == "text" else unpadded(value)
 
-    def _seal_unless_token(self, rule: FieldRule, value: bytes, *, came_back: bool) -> bytes:
-        if came_back:
-            raise _CameBack
+    def _seal(self, rule: FieldRule, value: bytes) -> bytes:
+        """The JSON string of a new token, counted. Formats are sealed here and nowhere else."""
+        keyring = self._keyring()
+        token = keyring.seal(padded(value, rule.pad), self._context(rule, rule.format), self._exchange.now)
+        self.report.sealed += 1
+        self.report.kids.add(keyring.primary(self._exchange.now).kid)
+        return b'"' + token + b'"'
+
+    def _sealed(self, place: PlaceRule, value: bytes) -> bytes:
+        """The token of a value; of a token, that token or a newer one, where the place says so."""
+        rule = place.field
         content = _content_of_string(value)
         if content is not None and _format_of(rule, content) is not None:
-            self._open(rule, content)
-            return value
+            if place.already_sealed == "refuse":
+                raise _CameBack
+            held = self._inside(rule, content)
+            _value_of(rule, held)
+            return self._renewed(rule, held) or value if self._is_renewable(rule, content) else value
         if rule.encoding == "text":
             if content is None:
                 raise _NoText
             value = content
-        keyring = self._keyring()
-        token = keyring.seal(value, self._context(rule, rule.format), self._exchange.now)
-        self.report.sealed += 1
-        self.report.kids.add(keyring.primary(self._exchange.now).kid)
-        return b'"' + token + b'"'
+        return self._seal(rule, value)
+
+    def _passed(self, rule: FieldRule, token: bytes, value: bytes) -> bytes:
+        """A token that is not opened for anybody, or a newer one; `value` is the string that it stands in."""
+        try:
+            if self._is_renewable(rule, token):
+                return self._renewed(rule, self._inside(rule, token)) or value
+        except (_Unbound, KeyUnknown, TokenError):
+            pass  # Whether it opens is not what was asked; nobody is shown more by it.
+        return value
+
+    def _is_renewable(self, rule: FieldRule, token: bytes) -> bool:
+        """Whether the field renews tokens, and a key that seals no more made this one.
+
+        Raises KeyUnknown and TokenError.
+        """
+        token_format = _format_of(rule, token)
+        if not rule.rewrap or token_format is None:
+            return False
+        # What is bound to nothing would be bound to whoever had it pass through here, or the reverse.
+        if not WITHOUT_ASSOCIATED_DATA.isdisjoint((token_format, rule.format)):
+            return False
+        try:
+            state = self._keyring().state_of(kid_of(token), self._exchange.now)
+        except KeyError:
+            return False
+        # A key that does not seal yet is newer than the one that would now.
+        return state is KeyState.DECRYPT_ONLY
+
+    def _renewed(self, rule: FieldRule, held: bytes) -> bytes | None:
+        """A new token, bound as the old one is; None where nothing can be sealed: the old one still opens."""
+        try:
+            return self._seal(rule, held)
+        except SealError:
+            return None
+
+    def _masked(self, rule: FieldRule, token: bytes) -> bytes:
+        """The mask of what a token holds, which is opened for its last characters only."""
+        if not rule.mask_last:
+            return MASK
+        try:
+            return mask_of(self._open(rule, token), rule.mask_last)
+        except (_Unbound, TokenError):
+            # It may be bound to another caller. A mask that shows nothing is right of every token.
+            return MASK
 
     def _keyring(self) -> Keyring:
         if self._exchange.keyring is None:
@@ -247,6 +311,22 @@ def _content_of_string(value: bytes) -> bytes | None:
     return None if text is None else text.encode("utf-8")
 
 
+def _value_of(rule: FieldRule, held: bytes) -> bytes:
+    """The raw JSON value of what a token held. Raises TokenError where there is none.
+
+    Whoever sealed it could have sealed anything: what is not one JSON value would change the body around it.
+    """
+    if rule.encoding == "text":
+        return _string_of(held)
+    try:
+        is_value = check(held) == 0
+    except UnreadableJSON:
+        is_value = False
+    if not is_value:
+        raise TokenError("not a JSON value")
+    return held
+
+
 def _string_of(text: bytes) -> bytes:
     """The JSON string of a text. Raises TokenError for what is not UTF-8."""
     try:
@@ -265,7 +345,8 @@ def _format_of(rule: FieldRule, content: bytes) -> Format | None:
 def _is_stand_in(rule: FieldRule, value: bytes) -> bool:
     match rule.otherwise:
         case "mask":
-            return _content_of_string(value) == MASK.encode("ascii")
+            content = _content_of_string(value)
+            return content is not None and is_mask(content.decode("utf-8", "replace"), rule.mask_last)
         case "null":
             return value == _NULL
         case _:

@@ -66,6 +66,10 @@ _MOST_PLACES: Final = 200
 _MOST_MARKS: Final = 500
 # Each is tried for a token that is none of the ones before it: 5 µs a key.
 _MOST_FERNET_KEYS: Final = 32
+# PCI DSS shows at most the last four of a card's number; what shows much more is no mask.
+_MOST_SHOWN: Final = 16
+# Every value of a field costs as much in each body.
+_LONGEST_PAD: Final = 4096
 # The registry of methods has some forty.
 _MOST_METHODS: Final = 100
 
@@ -329,6 +333,14 @@ class PlaceSettings(Section):
     response: Action = Field(
         default="pass", description="What happens to the value on its way to the caller."
     )
+    required: bool = Field(
+        default=False, description="Refuses a request in which one of the marks has no value."
+    )
+    already_sealed: Literal["refuse", "skip"] = Field(
+        default="refuse",
+        description="What becomes of a token where a value is to be encrypted; skip: it goes on as it is, if "
+        "it opens.",
+    )
 
 
 class FieldSettings(Section):
@@ -353,6 +365,16 @@ class FieldSettings(Section):
     )
     otherwise: Literal["token", "mask", "null", "refuse"] = Field(
         default="token", description="What everyone else gets there."
+    )
+    mask_last: Annotated[int, Field(ge=0, le=_MOST_SHOWN)] = Field(
+        default=0, description="How many of a value's last characters a mask shows."
+    )
+    pad: Annotated[int, Field(ge=0, le=_LONGEST_PAD)] = Field(
+        default=0,
+        description="Hides how long values are: each is padded to a multiple of so many bytes; 0: none is.",
+    )
+    rewrap: bool = Field(
+        default=False, description="Renews tokens of old keys that pass through without being opened."
     )
     leak_guard: bool = Field(
         default=True, description="A value opened in an exchange may not leave it outside a mark."
