@@ -78,8 +78,11 @@ def caller(spiffe_id="spiffe://shop.example/web") -> Identity:
     )
 
 
-def place(*marks, request="pass", response="pass", name="ssn", **field) -> PlaceRule:
-    return PlaceRule(FieldRule(name, **field), tuple(map(Mark.parse, marks)), request, response)
+def place(
+    *marks, request="pass", response="pass", required=False, already_sealed="refuse", name="ssn", **field
+) -> PlaceRule:
+    marks = tuple(map(Mark.parse, marks))
+    return PlaceRule(FieldRule(name, **field), marks, request, response, required, already_sealed)
 
 
 def exchange(*, ring=RING, identity=None, revealed=(), now=NOW) -> Exchange:

@@ -67,8 +67,9 @@ def test_a_value_may_come_back_in_the_mark_of_another_field():
 def test_sealed_tokens_are_not_searched():
     token = seal("1")
     value = json.dumps(token[10:40].decode())
-    assert leaves(value, b'{"t":' + token + b"}", places=SEALING).refusal is None
-    assert leaves(value, b'{"u":' + token + b"}", places=SEALING).refusal == LEAK
+    places = [place("$.t", request="decrypt", response="encrypt", already_sealed="skip")]
+    assert leaves(value, b'{"t":' + token + b"}", places=places).refusal is None
+    assert leaves(value, b'{"u":' + token + b"}", places=places).refusal == LEAK
 
 
 @pytest.mark.parametrize("places", [GUARDED, SEALING])

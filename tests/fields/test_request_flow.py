@@ -407,7 +407,8 @@ def test_digests_go_where_the_body_changes_and_only_there():
     assert [name for name, _ in changed.headers] == [b"content-type", b"want-digest", b"content-length"]
     assert request(DECRYPT, b'{"x":1}', headers=headers).headers[: len(headers)] == headers
     token = b'{"ssn":%s}' % TOKENS[0]  # It is a token already: nothing changes.
-    assert request(ENCRYPT, token, headers=headers).headers[: len(headers)] == headers
+    keeping = [place("$.ssn", request="encrypt", already_sealed="skip")]
+    assert request(keeping, token, headers=headers).headers[: len(headers)] == headers
 
 
 CONDITIONS = (
@@ -508,7 +509,8 @@ def test_fields_of_one_body_are_opened_each_in_its_own_context():
 
 
 def test_the_report_counts_and_names_keys_only():
-    flow = Plan.compile([place("$[*]", request="encrypt")], Limits(MAX_BODY)).request_flow(exchange())
+    places = [place("$[*]", request="encrypt", already_sealed="skip")]
+    flow = Plan.compile(places, Limits(MAX_BODY)).request_flow(exchange())
     head = RequestHead("http", "POST", "https", "/", headers=JSON)
     list(flow.start(head))
     list(flow.feed(b'["078-05-1120",2,%s]' % TOKENS[0]))

@@ -85,7 +85,7 @@ def test_only_a_token_of_this_field_is_opened_and_nobody_is_told_why(value):
 def test_a_token_of_a_key_that_is_not_known_yet_is_told_apart():
     strange = seal(SSN, ring=STRANGE_RING)
     assert asked(strange, request="decrypt") == Refusal("key_unknown", "$.ssn")
-    assert asked(strange, request="encrypt") == Refusal("key_unknown", "$.ssn")
+    assert asked(strange, request="encrypt", already_sealed="skip") == Refusal("key_unknown", "$.ssn")
     assert asked(seal("1"), request="decrypt", within=exchange(ring=None)) == Refusal("key_unknown", "$.ssn")
     assert asked(b"1", request="encrypt", within=exchange(ring=None)) == Refusal("key_unknown", "$.ssn")
 
@@ -99,13 +99,24 @@ def test_what_was_sealed_and_is_no_json_value_is_not_spliced_in(sealed):
     assert answered(token, response="decrypt", within=exchange(revealed={"ssn"})).code == "seal_failed"
 
 
-def test_a_token_that_comes_to_be_sealed_goes_on_as_it_is():
+def test_a_token_where_a_value_is_due_is_refused_and_nobody_is_told_whether_it_opens():
     token = seal(SSN)
-    assert asked(token, request="encrypt") == token
+    for one in (token, forged(token), seal("1", field="other"), seal("1", ring=STRANGE_RING), b'"sm1."'):
+        assert asked(one, request="encrypt") == MISSING
+        assert answered(one, response="encrypt") == Refusal("seal_failed", "$.ssn")
+        for otherwise in ("mask", "null", "refuse"):
+            assert asked(one, request="encrypt", otherwise=otherwise) == MISSING
+
+
+def test_a_token_goes_on_as_it_is_where_the_place_says_so_and_only_if_it_opens():
+    token = seal(SSN)
+    kept = {"request": "encrypt", "already_sealed": "skip"}
+    assert asked(token, **kept) == token
     escaped = b'"\\u0073' + token[2:]
-    assert asked(escaped, request="encrypt") == escaped
+    assert asked(escaped, **kept) == escaped
     for bad in (forged(token), seal("1", field="other"), seal("1", tenant="x"), b'"sm1."', b'"sm1.hello"'):
-        assert asked(bad, request="encrypt") == UNDECRYPTABLE
+        assert asked(bad, **kept) == UNDECRYPTABLE
+    assert answered(token, response="encrypt", already_sealed="skip") == token
 
 
 @pytest.mark.parametrize(
@@ -198,12 +209,12 @@ def test_where_nobody_is_known_a_bound_field_neither_opens_nor_seals(bind):
     token = seal(SSN, tenant=ALICE.tenant) if bind == "tenant" else seal(SSN, caller=ALICE.name)
     nobody = Refusal("certificate_missing", "$.ssn")
     assert asked(token, request="decrypt", bind=bind) == nobody
-    assert asked(token, request="encrypt", bind=bind) == nobody
+    assert asked(token, request="encrypt", bind=bind, already_sealed="skip") == nobody
     assert asked(SSN, request="encrypt", bind=bind) == nobody
     assert asked(b"null", request="encrypt", bind=bind, otherwise="null") == MISSING
     failed = Refusal("seal_failed", "$.ssn")
     assert answered(SSN, response="encrypt", bind=bind) == failed
-    assert answered(token, response="encrypt", bind=bind) == failed
+    assert answered(token, response="encrypt", bind=bind, already_sealed="skip") == failed
     assert answered(token, response="decrypt", bind=bind, within=exchange(revealed={"ssn"})) == failed
 
 
@@ -225,8 +236,8 @@ def test_a_fernet_field_seals_and_opens_fernet():
     token = asked(SSN, request="encrypt", format="fernet")
     assert token.startswith(b'"gAAAA')
     assert asked(token, request="decrypt", format="fernet") == SSN
-    assert asked(token, request="encrypt", format="fernet") == token
-    assert answered(token, response="encrypt", format="fernet") == token
+    assert asked(token, request="encrypt", format="fernet", already_sealed="skip") == token
+    assert answered(token, response="encrypt", format="fernet", already_sealed="skip") == token
     assert answered(token, response="decrypt", format="fernet", within=exchange(revealed={"ssn"})) == SSN
     assert answered(token, response="decrypt", format="fernet", otherwise="mask") == b'"***"'
     escaped = token.replace(b"=", b"\\u003d")
@@ -239,11 +250,14 @@ def test_a_field_opens_its_own_format_and_what_it_is_told_to_and_nothing_else():
     assert asked(seal(SSN), request="decrypt", format="fernet") == UNDECRYPTABLE
     assert asked(seal(SSN), request="decrypt", format="fernet", also_open=("aead",)) == SSN
     # What another format of ours made is not plaintext to seal either.
-    assert asked(seal(SSN), request="encrypt", format="fernet") == UNDECRYPTABLE
-    assert answered(seal(SSN), response="encrypt", format="fernet").code == "seal_failed"
+    for kept in ("refuse", "skip"):
+        refused = asked(seal(SSN), request="encrypt", format="fernet", already_sealed=kept)
+        assert refused == (UNDECRYPTABLE if kept == "skip" else MISSING)
+        refused = answered(seal(SSN), response="encrypt", format="fernet", already_sealed=kept)
+        assert refused.code == "seal_failed"
     # A token of the old format goes on as it is: it is not renewed in passing.
     old = fernet()
-    assert asked(old, request="encrypt", also_open=("fernet",)) == old
+    assert asked(old, request="encrypt", also_open=("fernet",), already_sealed="skip") == old
 
 
 def test_what_looks_like_a_token_of_a_format_that_a_field_has_not_is_a_value_to_it():
@@ -309,9 +323,9 @@ def test_only_what_the_app_was_given_is_remembered_for_the_guard():
     token = seal(SSN)
     asked(token, request="decrypt", within=within)
     assert within.opened == [("ssn", SSN)]
-    asked(token, request="encrypt", within=within)
+    asked(token, request="encrypt", already_sealed="skip", within=within)
     answered(token, response="decrypt", within=within)
-    answered(token, response="encrypt", within=within)
+    answered(token, response="encrypt", already_sealed="skip", within=within)
     asked(forged(token), request="decrypt", within=within)
     asked(token, request="decrypt", leak_guard=False, within=within)
     asked(seal("12345"), request="decrypt", within=within)
