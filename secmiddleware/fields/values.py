@@ -265,6 +265,8 @@ class ValueWork:
             return MASK
         try:
             return mask_of(self._open(rule, token), rule.mask_last)
+        except KeyUnknown:
+            raise
         except (_Unbound, TokenError):
             # It may be bound to another caller. A mask that shows nothing is right of every token.
             return MASK
