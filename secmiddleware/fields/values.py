@@ -230,7 +230,7 @@ class ValueWork:
         try:
             if self._is_renewable(rule, token):
                 return self._renewed(rule, self._inside(rule, token)) or value
-        except (_Unbound, KeyUnknown, TokenError):
+        except (_Unbound, TokenError):
             pass  # Whether it opens is not what was asked; nobody is shown more by it.
         return value
 

@@ -25,6 +25,7 @@ from secmiddleware.settings.quantities import write_duration
 from secmiddleware.settings.references import TLS_SCHEMES
 from secmiddleware.settings.review_formats import review_formats
 from secmiddleware.settings.review_routes import review_routes
+from secmiddleware.settings.review_values import review_values
 
 # Each mark is compared with every other one that shares a route with it: a second's work or so.
 _MOST_MARKS: Final = 1000
@@ -51,6 +52,7 @@ def review(settings: Settings, broken: Collection[KeyPath], environ: Mapping[str
         *_broker(settings),
         *_fields(settings),
         *review_formats(settings),
+        *review_values(settings),
         *_overlapping_marks(settings),
         *review_disk(settings, environ),
     ]

@@ -54,7 +54,10 @@ def test_deterministic_tokens_load_where_no_caller_receives_them(place, keys):
     [
         ('request = "decrypt"\n', "fields.ssn.places[0].request"),
         ('response = "encrypt"\n', "fields.ssn.places[0].response"),
-        ('request = "encrypt"\nresponse = "encrypt"\n', "fields.ssn.places[0].response"),
+        (
+            'request = "encrypt"\nresponse = "encrypt"\nalready_sealed = "skip"\n',
+            "fields.ssn.places[0].response",
+        ),
         (AT_REST, "fields.ssn.otherwise"),
     ],
 )
