@@ -21,14 +21,31 @@ class Marked:
 
     locator: Locator
     places: tuple[tuple[PlaceRule, str], ...]
+    required: tuple[int, ...] = ()
+    """The marks that a body must have a value for."""
 
     @classmethod
-    def of(cls, places: Sequence[PlaceRule]) -> Marked | None:
-        """What these places mark in bodies; None where nothing. Raises ValueError where they are too many."""
+    def of(cls, places: Sequence[PlaceRule], *, requires: bool = False) -> Marked | None:
+        """What these places mark in bodies; None where nothing. Raises ValueError where they are too many.
+
+        `requires`: whether what places require is required here. It is of requests.
+        """
         pairs = [(place, mark) for place in places for mark in place.marks if isinstance(mark, Mark)]
         if not pairs:
             return None
-        return cls(Locator([mark for _, mark in pairs]), tuple((place, str(mark)) for place, mark in pairs))
+        return cls(
+            Locator([mark for _, mark in pairs]),
+            tuple((place, str(mark)) for place, mark in pairs),
+            tuple(index for index, (place, _) in enumerate(pairs) if requires and place.required),
+        )
+
+    def missing(self, hits: Sequence[Hit]) -> Refusal | None:
+        """Why a body with these hits may not go on: a mark that is required has none."""
+        if not self.required:
+            return None
+        found = {hit.mark for hit in hits}
+        lacking = next((mark for mark in self.required if mark not in found), None)
+        return None if lacking is None else Refusal("field_missing", self.places[lacking][1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +61,7 @@ class Rewritten:
 def rewrite(body: bytes, marked: Marked, act: Act, unreadable: str) -> Rewritten | Refusal:
     """The body with each marked value replaced by what `act` makes of it, or the first refusal.
 
-    `unreadable` is the code for a body that cannot be read.
+    `unreadable` is the code for a body that cannot be read. Of no body at all nothing is required here.
     """
     if not body:
         return Rewritten(body)
@@ -54,6 +71,8 @@ def rewrite(body: bytes, marked: Marked, act: Act, unreadable: str) -> Rewritten
         return Refusal(unreadable)
     except TooManyHits:
         return Refusal("payload_too_large" if unreadable == "payload_malformed" else unreadable, "fields")
+    if (missing := marked.missing(hits)) is not None:
+        return missing
     values: list[bytes] = []
     changed = False
     for hit in hits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Final
 
 from secmiddleware.fields.bodies import Marked, rewrite
 from secmiddleware.fields.heads import (
@@ -29,6 +30,9 @@ from secmiddleware.messages import (
     ResponseHead,
     header_values,
 )
+
+_WITHOUT_CONTENT: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+"""Methods for whose requests content means nothing (RFC 9110 §9.3): of them none is required."""
 
 
 class RequestFlow(Holding):
@@ -86,6 +90,8 @@ class RequestFlow(Holding):
     def _finished(self, head: RequestHead | ResponseHead) -> Iterable[Event]:
         body = self._whole()
         headers = head.headers
+        if not body and (missing := self._missing(head)) is not None:
+            return (missing,)
         if self._response_marked:
             headers = without_conditions(headers)
         rewritten = rewrite(body, self._marked, self._work.on_request, unreadable="payload_malformed")
@@ -98,6 +104,12 @@ class RequestFlow(Holding):
         if not body and self._declared is None and not header_values(headers, b"transfer-encoding"):
             return _go(head, headers, body)
         return _go(head, with_length(headers, len(rewritten.body)), rewritten.body)
+
+    def _missing(self, head: RequestHead | ResponseHead) -> Refusal | None:
+        """Why a request without a body may not go on."""
+        if isinstance(head, RequestHead) and head.method in _WITHOUT_CONTENT:
+            return None
+        return self._marked.missing(())
 
     def _judge_kind(self, headers: Headers) -> Iterable[Event]:
         """Refuses a body that could not be read for its marks. An app might read it all the same."""

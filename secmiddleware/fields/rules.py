@@ -45,7 +45,7 @@ class Plan:
         inward = [place for place in places if place.request != "pass"]
         outward = [place for place in places if place.response != "pass"]
         return cls(
-            Marked.of(inward),
+            Marked.of(inward, requires=True),
             Marked.of(outward),
             MarkedHead.of(inward),
             MarkedHead.of(outward),

@@ -1,0 +1,83 @@
+"""What a place requires of a request, and of what it requires nothing."""
+
+from __future__ import annotations
+
+import pytest
+from fields.flowing import JSON, MAX_BODY, drive, exchange, place, request, response, seal
+
+from secmiddleware.fields.limits import Limits
+from secmiddleware.fields.rules import Plan
+from secmiddleware.messages import Refusal, RequestHead
+
+PLACES = [
+    place("$.ssn", "$.people[*].ssn", request="encrypt", required=True),
+    place("$.iban", request="encrypt", name="iban"),
+]
+WHOLE = b'{"people":[{},{"ssn":"a"}],"ssn":"b"}'
+
+
+def sent(method, *chunks, places=PLACES, headers=JSON):
+    """What becomes of a request of this method, without a length."""
+    head = RequestHead("http", method, "https", "/customers", headers=headers)
+    return drive(Plan.compile(places, Limits(MAX_BODY)).request_flow(exchange()), head, chunks)
+
+
+def test_a_request_with_a_value_at_each_mark_goes_on():
+    assert request(PLACES, WHOLE).refusal is None
+    assert request(PLACES, b'{"ssn":null,"people":[{"ssn":""}]}').refusal is None
+
+
+@pytest.mark.parametrize(
+    ("body", "mark"),
+    [
+        (b"{}", "$.ssn"),
+        (b"[]", "$.ssn"),
+        (b'"ssn"', "$.ssn"),
+        (b'{"iban":"x"}', "$.ssn"),
+        (b'{"x":{"ssn":1},"people":[{"ssn":1}]}', "$.ssn"),
+        (b'{"ssn":1}', "$.people[*].ssn"),
+        (b'{"ssn":1,"people":[]}', "$.people[*].ssn"),
+        (b'{"ssn":1,"people":[{"x":1}]}', "$.people[*].ssn"),
+        (b'{"ssn":1,"people":"ssn"}', "$.people[*].ssn"),
+    ],
+)
+def test_a_mark_without_a_value_is_named(body, mark):
+    assert request(PLACES, body).refusal == Refusal("field_missing", mark)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "QUERY", "MERGE", "post"])
+def test_a_request_without_a_body_has_no_value_either(method):
+    assert sent(method).refusal == Refusal("field_missing", "$.ssn")
+    assert sent(method, headers=(*JSON, (b"content-length", b"0"))).code == "field_missing"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS"])
+def test_of_a_method_that_brings_no_body_none_is_required_and_of_its_body_all_the_same(method):
+    assert sent(method).refusal is None
+    assert sent(method, b"{}").refusal == Refusal("field_missing", "$.ssn")
+
+
+def test_where_a_value_is_missing_no_other_one_is_opened():
+    places = [place("$.ssn", "$.other", request="decrypt", required=True)]
+    within = exchange()
+    body = b'{"ssn":%s}' % seal('"078-05-1120"')
+    assert request(places, body, within=within).refusal == Refusal("field_missing", "$.other")
+    assert within.opened == []
+    spoiled = b'{"ssn":"plain"}'
+    assert request(places, spoiled).refusal == Refusal("field_missing", "$.other")
+
+
+def test_a_body_that_cannot_be_read_is_malformed_and_not_short_of_a_value():
+    assert request(PLACES, b'{"ssn":').code == "payload_malformed"
+    assert request(PLACES, b"ssn=1", headers=((b"content-type", b"text/plain"),)).code == "payload_encoding"
+
+
+def test_of_a_response_nothing_is_required():
+    places = [place("$.ssn", request="decrypt", response="encrypt", required=True)]
+    assert response(places, b"{}").body == b"{}"
+    assert response(places, b"").refusal is None
+
+
+def test_nothing_can_be_required_of_a_request_that_passes():
+    with pytest.raises(ValueError, match="passes"):
+        place("$.ssn", response="encrypt", required=True)
