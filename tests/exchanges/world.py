@@ -4,8 +4,9 @@ In a row's text,
 
 - `<<seal FIELD JSON>>` is a token of that value, the same one throughout the row; `<<seal FIELD@NAME JSON>>`
   of NAME, where the field is bound; `<<fernet FIELD JSON>>` and `<<aead FIELD JSON>>` one in this format,
-  whatever the field's own; `<<forge FIELD JSON>>` one with a bit turned; `<<strange FIELD JSON>>` one of a
-  key that nobody here knows;
+  whatever the field's own; `<<old FIELD JSON>>` one of the key before the one that seals (of a format that
+  spends no uses); `<<forge FIELD JSON>>` one with a bit turned; `<<strange FIELD JSON>>` one of a key that
+  nobody here knows;
 - `<<token FIELD JSON>>`, in what is expected only, is any token that opens to that value there;
 - `<<jwt NAME>>` is an access token bound to that certificate, `<<jwt NAME KIND>>` one that is wrong so
   (tokens.py);
@@ -35,14 +36,20 @@ from identity.issuing import Issuer
 from exchanges.people import People
 from exchanges.table import Exchange, configs
 from exchanges.tokens import make
+from secmiddleware.encryption.kek import Kek
 from secmiddleware.encryption.keyring import Context, Keyring
+from secmiddleware.encryption.manager import EncryptionManager, KeyPolicy
+from secmiddleware.encryption.padding import padded
 from secmiddleware.encryption.tokens import PREFIX
 from secmiddleware.engine import admit
 from secmiddleware.files import make_private_folder, write_secret
 from secmiddleware.messages import Identity, Refusal, RequestHead
+from secmiddleware.rotation.stores import open_store
 from secmiddleware.security import SecurityManager
 
-_VALUE: Final = re.compile(r"<<(seal|aead|fernet|forge|strange|bytes|repeat|pem|jwt) (.*?)>>", re.DOTALL)
+_VALUE: Final = re.compile(r"<<(seal|aead|fernet|old|forge|strange|bytes|repeat|pem|jwt) (.*?)>>", re.DOTALL)
+BETWEEN: Final = dt.timedelta(hours=1)
+"""How long ago a key of the ring became the one that seals, and how long before that it was made."""
 _TOKEN: Final = re.compile(r"<<token (.*?)>>", re.DOTALL)
 _SEALED: Final = re.compile(r"([\w-]+)(?:@([\w-]+))? (.*)", re.DOTALL)
 
@@ -62,6 +69,18 @@ def _spki_sha256(certificate: x509.Certificate) -> str:
     return hashlib.sha256(spki).hexdigest()
 
 
+def _make_rotated_ring(state: Path) -> None:
+    """The ring of the rows, whose first key does not seal any more."""
+    clock = [dt.datetime.now(dt.UTC) - 2 * BETWEEN]
+    kek = Kek((state / "kek").read_bytes())
+    policy = KeyPolicy(activation_delay=dt.timedelta(minutes=5))
+    store = open_store(f"file:{state / 'keyring.json'}")
+    manager = EncryptionManager(store, kek, "table", policy, first_block=1, clock=lambda: clock[0])
+    manager.start()
+    clock[0] += BETWEEN - policy.activation_delay
+    manager.rotate()
+
+
 class World:
     """Made once for a run; everything in it is lazily made and then stays."""
 
@@ -71,6 +90,7 @@ class World:
         self.pki.mkdir()
         make_private_folder(self.state)
         write_secret(self.state / "kek", bytes(range(32)))
+        _make_rotated_ring(self.state)
         self.people = People()
         self.people.ca.write(self.pki, "ca")
         self.people.server.write(self.pki, "server")
@@ -156,8 +176,9 @@ class World:
 
     def _sealed(self, row: Exchange, verb: str, told: str) -> str:
         context, value = self._context(row, told, verb if verb in ("aead", "fernet") else None)
-        token = self._keyring(row).seal(value, context, dt.datetime.now(dt.UTC))
-        if verb in ("seal", "aead", "fernet"):
+        now = dt.datetime.now(dt.UTC)
+        token = self._keyring(row).seal(value, context, now - 2 * BETWEEN if verb == "old" else now)
+        if verb in ("seal", "aead", "fernet", "old"):
             return token.decode("ascii")
         raw = bytearray(urlsafe_b64decode(token.removeprefix(PREFIX) + b"=="))
         raw[{"forge": len(raw) // 2, "strange": 1}[verb]] ^= 1  # the ciphertext; the key id
@@ -178,7 +199,7 @@ class World:
         if settings.bind == "caller":
             name = self._identity(caller or row.presented).name
         context = Context(field, tenant=tenant, caller=name, format=format_ or settings.format)
-        return context, to_bytes(value)
+        return context, padded(to_bytes(value), settings.pad)
 
     def _keyring(self, row: Exchange) -> Keyring:
         keyring = self.manager(row.config).snapshot.keyring
