@@ -1,0 +1,184 @@
+"""Every token that there could be, every slot that it could be put in, and apps that talk too much.
+
+A token is told apart by what it is bound to (ring, field, purpose, tenant, caller) and by its format. A slot
+is a field with one marked place. What must become of a token in a slot follows from these words alone.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Final
+
+from secmiddleware.encryption.fernet import FieldFernet
+from secmiddleware.encryption.keyring import Context, Keyring
+from secmiddleware.encryption.suites import SuiteOne, SuiteThree, SuiteTwo
+from secmiddleware.messages import Identity
+
+PATH: Final = "/all"
+RING: Final = "table"
+REVEALED_TO: Final = "spiffe://example.org/ops/*"
+
+IN_TRANSIT: Final = {"request": "decrypt", "response": "encrypt"}
+AT_REST: Final = {"request": "encrypt", "response": "decrypt"}
+SKIP: Final = {"already_sealed": "skip"}
+TAIL: Final = {"otherwise": "mask", "mask_last": 4}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A field, and its place: the member of its name."""
+
+    name: str
+    place: dict[str, Any]
+    field: dict[str, Any]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        reveal_to = [REVEALED_TO] if self.place.get("response") == "decrypt" else []
+        place = {"routes": [PATH], "marks": [f'$["{self.name}"]'], **self.place}
+        return {"reveal_to": reveal_to, **self.field, "places": [place]}
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        return (self.field.get("format", "aead"), *self.field.get("also_open", ()))
+
+    @property
+    def otherwise(self) -> str:
+        return self.field.get("otherwise", "token")
+
+    def does(self, way: str) -> str:
+        return self.place.get(way, "pass")
+
+    def binding(self, who: Identity) -> tuple[str, str]:
+        """The tenant and the caller that a token must be bound to, to open here for somebody."""
+        match self.field.get("bind"):
+            case "tenant":
+                return who.tenant, ""
+            case "caller":
+                return "", who.name
+        return "", ""
+
+    def body(self, literal: str) -> bytes:
+        return f'{{"{self.name}": {literal} }}'.encode()
+
+
+SLOTS: Final = (
+    Slot("plain", IN_TRANSIT, {}),
+    Slot("kept", IN_TRANSIT | SKIP, {}),
+    Slot("long", IN_TRANSIT, {"format": "xaes", "pad": 32}),
+    Slot("branch", IN_TRANSIT, {"bind": "tenant"}),
+    Slot("card", IN_TRANSIT, {"bind": "caller", "also_open": ["xaes"]}),
+    Slot("old", IN_TRANSIT, {"format": "fernet"}),
+    Slot("moving", IN_TRANSIT, {"also_open": ["fernet"]}),
+    Slot("inward", {"request": "decrypt"}, {}),
+    Slot("outward", {"response": "encrypt"}, {}),
+    Slot("new", AT_REST, {}),
+    Slot("shown", AT_REST | SKIP, {"rewrap": True}),
+    Slot("masked", AT_REST | SKIP, {"otherwise": "mask"}),
+    Slot("tail", AT_REST | SKIP, TAIL),
+    Slot("nulled", AT_REST | SKIP, {"otherwise": "null", "bind": "tenant"}),
+    Slot("held", AT_REST | SKIP, {"otherwise": "refuse"}),
+    Slot("mine", AT_REST | SKIP, {"bind": "caller"}),
+    Slot("my-tail", AT_REST | SKIP, {"bind": "caller", **TAIL}),
+    Slot("same", AT_REST | SKIP, {"bind": "tenant", "format": "deterministic", **TAIL}),
+)
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token, what it is bound to, and the secret in it, which no other token has."""
+
+    ring: str
+    field: str
+    purpose: str
+    binding: tuple[str, str]
+    format: str
+    secret: str
+    text: str
+
+    @property
+    def value(self) -> str:
+        return f'"{self.secret}-tail"'
+
+    @property
+    def literal(self) -> str:
+        return f'"{self.text}"'
+
+    def opens(self, slot: Slot, who: Identity) -> bool:
+        """Whether it opens in this slot for somebody: where it is bound to the very same."""
+        bound = (RING, slot.name, "field", slot.binding(who))
+        return (self.ring, self.field, self.purpose, self.binding) == bound and self.format in slot.formats
+
+    def is_token_in(self, slot: Slot) -> bool:
+        """Whether the slot takes it for a token: what looks like Fernet may be any text."""
+        return self.format != "fernet" or "fernet" in slot.formats
+
+
+def every_token(keyring: Keyring, tenants: tuple[str, str], callers: tuple[str, str]) -> Iterator[Token]:
+    """Each ring (of the very same keys), field, purpose, binding and format."""
+    bindings = [("", ""), *((tenant, "") for tenant in tenants), *(("", caller) for caller in callers)]
+    bindings += [(tenants[0], callers[0]), (callers[0], "")]  # both; and a caller who is called a tenant
+    fields = [slot.name for slot in SLOTS]
+    formats = ("aead", "xaes", "deterministic", "fernet")
+    for number, kind in enumerate(product((RING, "other"), fields, ("field", "notice"), bindings, formats)):
+        ring, field, purpose, binding, form = kind
+        if form == "fernet" and binding != ("", ""):
+            continue  # There is no such token.
+        secret = f"secret-{number:06d}"
+        text = _seal(keyring, ring, Context(field, purpose, *binding, form), f'"{secret}-tail"'.encode())
+        yield Token(*kind[:-1], form, secret, text.decode("ascii"))
+
+
+def _seal(keyring: Keyring, ring: str, context: Context, value: bytes) -> bytes:
+    """The token under the ring's last key, with this name of a ring in it, be it the ring's or not."""
+    key = keyring.secret_of(keyring.keys[-1].kid)
+    assert key is not None
+    secret = key._secret
+    match context.format:
+        case "aead":
+            return SuiteOne(ring, key.kid, secret).seal(value, context.slots, os.urandom(12))
+        case "xaes":
+            return SuiteTwo(ring, key.kid, secret).seal(value, context.slots, os.urandom(24))
+        case "deterministic":
+            return SuiteThree(ring, key.kid, secret, context).seal(value, context.slots)
+    return FieldFernet(ring, secret, context).seal(value, 1_800_000_000)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an app says to a request: status, headers and body, made of the body that it was given."""
+
+    status: int
+    media_type: str
+    body: Callable[[bytes], bytes]
+    header: str = ""
+    """A header in which it tells the value, too."""
+    method: str = "POST"
+    """The request's."""
+
+
+def _only_value(body: bytes) -> Any:
+    return next(iter(json.loads(body).values()))
+
+
+ANSWERS: Final = {
+    "the same": Answer(200, "application/json", bytes),
+    "a copy": Answer(200, "application/json", lambda body: json.dumps({"x": [_only_value(body)]}).encode()),
+    "what was wrong with it": Answer(
+        422,
+        "application/problem+json",
+        lambda body: json.dumps({"detail": [{"loc": ["body"], "input": json.loads(body)}]}).encode(),
+    ),
+    "a traceback": Answer(500, "text/plain", lambda body: f"ValueError: {json.loads(body)!r}".encode()),
+    "a page": Answer(200, "text/html", lambda body: f"<p>{html.escape(_only_value(body))}</p>".encode()),
+    "a table": Answer(200, "text/csv", lambda body: f'id,value\r\n1,"{_only_value(body)}"\r\n'.encode()),
+    "a head": Answer(200, "application/json", lambda body: b"", "x-value", method="HEAD"),
+    "a new place": Answer(303, "application/json", lambda body: b"", "location"),
+    "no change": Answer(304, "application/json", lambda body: b"", "etag", method="GET"),
+}
+"""Of one piece each. What answers in units (lines, events) has its place here, too."""
