@@ -70,21 +70,17 @@ class Slot:
 SLOTS: Final = (
     Slot("plain", IN_TRANSIT, {}),
     Slot("kept", IN_TRANSIT | SKIP, {}),
-    Slot("long", IN_TRANSIT, {"format": "xaes", "pad": 32}),
     Slot("branch", IN_TRANSIT, {"bind": "tenant"}),
-    Slot("card", IN_TRANSIT, {"bind": "caller", "also_open": ["xaes"]}),
+    Slot("card", IN_TRANSIT, {"bind": "caller", "also_open": ["xaes"], "pad": 32}),
     Slot("old", IN_TRANSIT, {"format": "fernet"}),
     Slot("moving", IN_TRANSIT, {"also_open": ["fernet"]}),
     Slot("inward", {"request": "decrypt"}, {}),
-    Slot("outward", {"response": "encrypt"}, {}),
     Slot("new", AT_REST, {}),
     Slot("shown", AT_REST | SKIP, {"rewrap": True}),
-    Slot("masked", AT_REST | SKIP, {"otherwise": "mask"}),
     Slot("tail", AT_REST | SKIP, TAIL),
     Slot("nulled", AT_REST | SKIP, {"otherwise": "null", "bind": "tenant"}),
     Slot("held", AT_REST | SKIP, {"otherwise": "refuse"}),
-    Slot("mine", AT_REST | SKIP, {"bind": "caller"}),
-    Slot("my-tail", AT_REST | SKIP, {"bind": "caller", **TAIL}),
+    Slot("mine", AT_REST | SKIP, {"bind": "caller", "format": "xaes"}),
     Slot("same", AT_REST | SKIP, {"bind": "tenant", "format": "deterministic", **TAIL}),
 )
 
@@ -122,16 +118,15 @@ class Token:
 def every_token(keyring: Keyring, tenants: tuple[str, str], callers: tuple[str, str]) -> Iterator[Token]:
     """Each ring (of the very same keys), field, purpose, binding and format."""
     bindings = [("", ""), *((tenant, "") for tenant in tenants), *(("", caller) for caller in callers)]
-    bindings += [(tenants[0], callers[0]), (callers[0], "")]  # both; and a caller who is called a tenant
     fields = [slot.name for slot in SLOTS]
     formats = ("aead", "xaes", "deterministic", "fernet")
-    for number, kind in enumerate(product((RING, "other"), fields, ("field", "notice"), bindings, formats)):
-        ring, field, purpose, binding, form = kind
+    kinds = product(((RING, "field"), ("other", "field"), (RING, "notice")), fields, bindings, formats)
+    for number, ((ring, purpose), field, binding, form) in enumerate(kinds):
         if form == "fernet" and binding != ("", ""):
             continue  # There is no such token.
         secret = f"secret-{number:06d}"
         text = _seal(keyring, ring, Context(field, purpose, *binding, form), f'"{secret}-tail"'.encode())
-        yield Token(*kind[:-1], form, secret, text.decode("ascii"))
+        yield Token(ring, field, purpose, binding, form, secret, text.decode("ascii"))
 
 
 def _seal(keyring: Keyring, ring: str, context: Context, value: bytes) -> bytes:

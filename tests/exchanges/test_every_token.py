@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any
 
 import pytest
@@ -215,7 +216,7 @@ def test_there_is_a_token_for_every_slot_and_every_way_to_be_another(stage: Stag
     opening = Counter(slot.name for slot in SLOTS for token in stage.tokens if token.opens(slot, alice))
     assert set(opening) == {slot.name for slot in SLOTS}
     assert opening["card"] == opening["moving"] == 2  # of two formats
-    assert len({token.secret for token in stage.tokens}) == len(stage.tokens) > 1500
+    assert len({token.secret for token in stage.tokens}) == len(stage.tokens) > 600
 
 
 def test_a_token_opens_in_its_own_slot_and_in_no_other(
@@ -223,24 +224,23 @@ def test_a_token_opens_in_its_own_slot_and_in_no_other(
 ) -> None:
     alice, caller = stage.people["alice"], calling("alice")
     silent = fixed(b"{}")
-    for slot in SLOTS:
-        for token in stage.tokens:
-            status, head, body = caller.call(slot.body(token.literal), silent)
-            shown = Shown(token, slot, status, head, body, caller.given)
-            assert token.secret.encode() not in head + body, shown
-            if not goes_on(token, slot, alice):
-                assert caller.given is None, shown
-                assert status == 400, shown
-                continue
-            assert status == 200, shown
-            assert caller.given is not None, shown
-            if slot.does("request") == "decrypt":
-                assert caller.given == slot.body(token.value), shown
-            elif slot.does("request") == "pass" or token.is_token_in(slot):
-                assert caller.given == slot.body(token.literal), shown
-            else:
-                assert token.secret.encode() not in caller.given, shown
-                assert token.text.encode() not in caller.given, shown
+    for slot, token in product(SLOTS, stage.tokens):
+        status, head, body = caller.call(slot.body(token.literal), silent)
+        shown = Shown(token, slot, status, head, body, caller.given)
+        assert token.secret.encode() not in head + body, shown
+        if not goes_on(token, slot, alice):
+            assert caller.given is None, shown
+            assert status == 400, shown
+            continue
+        assert status == 200, shown
+        assert caller.given is not None, shown
+        if slot.does("request") == "decrypt":
+            assert caller.given == slot.body(token.value), shown
+        elif slot.does("request") == "pass" or token.is_token_in(slot):
+            assert caller.given == slot.body(token.literal), shown
+        else:
+            assert token.secret.encode() not in caller.given, shown
+            assert token.text.encode() not in caller.given, shown
 
 
 def goes_on(token: Token, slot: Slot, who: Identity) -> bool:
@@ -258,21 +258,20 @@ def test_a_kept_token_opens_for_whom_it_is_and_to_whom_it_is_revealed(
     stage: Stage, calling: Callable[[str], Caller], name: str
 ) -> None:
     who, caller = stage.people[name], calling(name)
-    for slot in SLOTS:
-        for token in stage.tokens:
-            status, head, body = caller.call(b"", fixed(slot.body(token.literal)), "GET")
-            shown = Shown(token, slot, status, head, body, caller.given)
-            assert token.secret.encode() not in head, shown
-            expected = becomes(token, slot, who, revealed=name == "oscar")
-            if isinstance(expected, int):
-                assert status == expected, shown
-                assert token.secret.encode() not in body, shown
-            elif expected is None:
-                assert status == 200, shown
-                assert token.secret.encode() not in body, shown
-                assert token.text.encode() not in body, shown
-            else:
-                assert (status, body) == (200, slot.body(expected)), shown
+    for slot, token in product(SLOTS, stage.tokens):
+        status, head, body = caller.call(b"", fixed(slot.body(token.literal)), "GET")
+        shown = Shown(token, slot, status, head, body, caller.given)
+        assert token.secret.encode() not in head, shown
+        expected = becomes(token, slot, who, revealed=name == "oscar")
+        if isinstance(expected, int):
+            assert status == expected, shown
+            assert token.secret.encode() not in body, shown
+        elif expected is None:
+            assert status == 200, shown
+            assert token.secret.encode() not in body, shown
+            assert token.text.encode() not in body, shown
+        else:
+            assert (status, body) == (200, slot.body(expected)), shown
 
 
 def becomes(token: Token, slot: Slot, who: Identity, *, revealed: bool) -> str | int | None:
@@ -304,23 +303,22 @@ def test_what_was_opened_leaves_sealed_at_its_mark_or_not_at_all(
     stage: Stage, calling: Callable[[str], Caller], answer: Answer
 ) -> None:
     alice, caller = stage.people["alice"], calling("alice")
-    left = Counter[int]()
-    for slot in SLOTS:
-        for token in stage.tokens:
-            if not token.opens(slot, alice) or not goes_on(token, slot, alice):
-                continue
-            status, head, body = caller.call(slot.body(token.literal), talking(answer), answer.method)
-            shown = Shown(token, slot, status, head, body, caller.given)
-            assert caller.given is not None, shown
-            assert token.secret.encode() not in head + body, shown
-            left[status] += 1
-            if answer is ANSWERS["the same"] and slot.does("request") == "decrypt" and slot.name != "inward":
-                sealed = body[len(slot.body("")) - 1 : -3]
-                context = Context(slot.name, "field", *slot.binding(alice), slot.formats[0])
-                value = stage.keyring.open(sealed, context, datetime.now(UTC))
-                assert value.rstrip(b" ").decode() == token.value, shown
-    assert left[500] >= 8 or answer is ANSWERS["the same"]
-    assert left[200] >= 8 or answer.status != 200 or answer.media_type != "application/json"
+    for slot, token in product(SLOTS, stage.tokens):
+        if not token.opens(slot, alice) or not goes_on(token, slot, alice):
+            continue
+        status, head, body = caller.call(slot.body(token.literal), talking(answer), answer.method)
+        shown = Shown(token, slot, status, head, body, caller.given)
+        assert caller.given is not None, shown
+        assert token.secret.encode() not in head + body, shown
+        if slot.does("request") != "decrypt":
+            continue  # The app has a token to talk about.
+        if answer is not ANSWERS["the same"] or slot.does("response") == "pass":
+            assert status == 500, shown
+            continue
+        sealed = body[len(slot.body("")) - 1 : -3]
+        context = Context(slot.name, "field", *slot.binding(alice), slot.formats[0])
+        value = stage.keyring.open(sealed, context, datetime.now(UTC))
+        assert value.rstrip(b" ").decode() == token.value, shown
 
 
 def talking(answer: Answer) -> App:
