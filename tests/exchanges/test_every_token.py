@@ -186,11 +186,9 @@ class _NoSecrets(logging.Handler):
 def stage(world: World) -> Iterator[Stage]:
     handler, logger = _NoSecrets(), logging.getLogger("secmiddleware")
     logger.addHandler(handler)
-    logger.propagate = False  # pytest would keep a hundred thousand lines.
     made = Stage(world)
     yield made
     made.manager.stop()
-    logger.propagate = True
     logger.removeHandler(handler)
 
 
