@@ -96,6 +96,8 @@ def test_a_token_of_a_key_that_is_not_known_yet_is_told_apart():
 def test_what_was_sealed_and_is_no_json_value_is_not_spliced_in(sealed):
     token = seal(sealed)
     assert asked(token, request="decrypt") == UNDECRYPTABLE
+    assert asked(token, request="encrypt", already_sealed="skip") == UNDECRYPTABLE
+    assert answered(token, response="encrypt", already_sealed="skip").code == "seal_failed"
     assert answered(token, response="decrypt", within=exchange(revealed={"ssn"})).code == "seal_failed"
 
 
