@@ -49,7 +49,9 @@ class MarkedHead:
     def rewrite_request(self, head: RequestHead, act: Act) -> RequestHead | Refusal:
         """The head with each marked value replaced by what `act` makes of it, or the first refusal."""
         for place, mark in self.places:
-            write = _Writer(place, str(mark), act, "payload_malformed")
+            # An empty text is what a caller was shown for null.
+            empty = b"null" if place.field.otherwise == "null" else b'""'
+            write = _Writer(place, str(mark), act, empty)
             try:
                 if mark.part == "query":
                     query = _in_query(head.query, mark.name, write)
@@ -64,12 +66,15 @@ class MarkedHead:
                 return Refusal("header_ambiguous", str(mark))
             except _Refused as refused:
                 return refused.refusal
+            # A preflight brings none of the headers of the request that it asks for (Fetch §4.8).
+            if place.required and not write.written and head.method != "OPTIONS":
+                return Refusal("field_missing", str(mark))
         return head
 
     def rewrite_response(self, head: ResponseHead, act: Act) -> ResponseHead | Refusal:
         """The same for a response: its headers, the cookies that it sets, the queries that it leads to."""
         for place, mark in self.places:
-            write = _Writer(place, str(mark), act, "seal_failed")
+            write = _Writer(place, str(mark), act)
             try:
                 match mark.part:
                     case "query":
@@ -102,17 +107,21 @@ _Write = Callable[[str], str]
 """The text that is to stand in the place of one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Writer:
     """Gives `act` the text as JSON, and takes what it says as a text."""
 
     place: PlaceRule
     where: str
     act: Act
-    unreadable: str
+    empty: bytes = b'""'
+    """The JSON that an empty text stands for."""
+    written: bool = False
+    """Whether there was a text."""
 
     def __call__(self, text: str) -> str:
-        value = self.act(self.place, msgspec.json.encode(text), self.where)
+        self.written = True
+        value = self.act(self.place, msgspec.json.encode(text) if text else self.empty, self.where)
         if isinstance(value, Refusal):
             raise _Refused(value)
         if value == b"null":

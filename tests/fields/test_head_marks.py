@@ -200,3 +200,18 @@ def test_a_refused_head_ends_the_message():
 def test_places_for_bodies_take_no_marks_of_heads():
     assert request(marked("$.a", "query:a", request="encrypt"), b'{"query:a":1}').body == b'{"query:a":1}'
     assert place("$.a").marks == (Mark.parse("$.a"),)
+
+
+@pytest.mark.parametrize("mark", ["header:X-SSN", "cookie:ssn", "query:ssn"])
+@pytest.mark.parametrize(("otherwise", "last"), [("null", 0), ("mask", 0), ("mask", 4)])
+def test_what_a_stranger_was_shown_in_a_head_is_not_stored_when_it_comes_back(mark, otherwise, last):
+    rule = FieldRule("ssn", otherwise=otherwise, mask_last=last)
+    places = [PlaceRule(rule, (read_mark(mark),), request="encrypt", response="decrypt")]
+    for text in {("null", 0): ("",), ("mask", 0): ("***",), ("mask", 4): ("***", "***1120")}[otherwise, last]:
+        raw = text.encode()
+        sent = {"headers": ((b"x-ssn", raw), (b"cookie", b"ssn=" + raw)), "query": b"ssn=" + raw}
+        assert asked(places, **sent) == Refusal("field_missing", str(read_mark(mark)))
+    # Where nobody is shown an empty text for null, it is a text like any.
+    if otherwise == "mask":
+        empty = {"headers": ((b"x-ssn", b""), (b"cookie", b"ssn=")), "query": b"ssn="}
+        assert isinstance(asked(places, **empty), RequestHead)

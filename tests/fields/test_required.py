@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from fields.flowing import JSON, MAX_BODY, drive, exchange, place, request, response, seal
 
+from secmiddleware.fields.head_marks import read_mark
 from secmiddleware.fields.limits import Limits
-from secmiddleware.fields.rules import Plan
+from secmiddleware.fields.rules import FieldRule, PlaceRule, Plan
 from secmiddleware.messages import Refusal, RequestHead
 
 PLACES = [
@@ -55,6 +56,31 @@ def test_a_request_without_a_body_has_no_value_either(method):
 def test_of_a_method_that_brings_no_body_none_is_required_and_of_its_body_all_the_same(method):
     assert sent(method).refusal is None
     assert sent(method, b"{}").refusal == Refusal("field_missing", "$.ssn")
+
+
+HEADS = [
+    PlaceRule(FieldRule("ssn"), (read_mark(f"{part}:id"),), "decrypt", required=True)
+    for part in ("header", "cookie", "query")
+]
+SEALED = seal('"12345"')[1:-1]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+@pytest.mark.parametrize("one", HEADS, ids=lambda one: str(one.marks[0]))
+def test_a_value_in_a_head_is_required_whatever_the_method(method, one):
+    def sent_with(headers=(), query=b""):
+        head = RequestHead("http", method, "https", "/customers", query=query, headers=(*JSON, *headers))
+        return drive(Plan.compile([one], Limits(MAX_BODY)).request_flow(exchange()), head, ())
+
+    whole = {"headers": ((b"id", SEALED), (b"cookie", b"id=" + SEALED)), "query": b"id=" + SEALED}
+    assert sent_with(**whole).refusal is None
+    others = {"headers": ((b"id2", SEALED), (b"cookie", b"i=" + SEALED)), "query": b"x=id&xid=1"}
+    for lacking in ({}, others):
+        assert sent_with(**lacking).refusal == Refusal("field_missing", str(one.marks[0]))
+
+
+def test_a_preflight_brings_no_header_that_is_required_of_the_request_that_it_asks_for():
+    assert sent("OPTIONS", places=HEADS).refusal is None
 
 
 def test_where_a_value_is_missing_no_other_one_is_opened():
