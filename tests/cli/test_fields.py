@@ -61,6 +61,13 @@ routes = ["/kept"]
 marks = ["$.x"]
 request = "encrypt"
 
+[fields.padded]
+pad = 64
+[[fields.padded.places]]
+routes = ["/padded"]
+marks = ["$.x"]
+request = "decrypt"
+
 [fields.ssn2]
 [[fields.ssn2.places]]
 routes = ["/ssn2"]
@@ -166,6 +173,13 @@ def test_deterministic_values_are_sealed_alike(config: Path) -> None:
     assert one == two
     assert opened(config, one, "kept").stdout == VALUE + b"\n"
     assert opened(config, one, "ssn").err == VAGUE
+
+
+def test_a_padded_value_is_sealed_with_its_padding_and_printed_without(config: Path) -> None:
+    short, longer = (seal(config, value, "padded").out for value in (b"1.10", VALUE))
+    assert len(short) == len(longer)
+    assert opened(config, short, "padded").stdout == b"1.10\n"
+    assert opened(config, longer, "padded").stdout == VALUE + b"\n"
 
 
 def test_what_it_seals_the_service_opens_and_the_other_way_round(config: Path) -> None:
