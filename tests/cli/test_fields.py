@@ -226,7 +226,7 @@ def test_a_field_that_is_not_there_is_named_with_those_that_are(config: Path) ->
         assert f"{config}: fields: there is no field 'snn'\n    did you mean \"ssn\"?\n" in result.err
         assert "078-05-1120" not in result.printed
         result = command(config, VALUE, "iban")
-        assert "there are: ssn, tenants, callers, old, moving, listed, kept, ssn2\n" in result.err
+        assert "there are: ssn, tenants, callers, old, moving, listed, kept, padded, ssn2\n" in result.err
         assert "078-05-1120" not in result.printed
 
 

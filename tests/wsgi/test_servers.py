@@ -40,6 +40,7 @@ def manager(tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Iterator[Secu
     make_private_folder(folder / "state")
     write_secret(folder / "kek", bytes(range(32)))
     place = {"routes": ["/marked"], "marks": ["$.ssn"], "request": "encrypt", "response": "encrypt"}
+    place |= {"already_sealed": "skip"}
     settings = {
         "service": {"name": "develop"},
         "mtls": {"client": "off"},
