@@ -34,7 +34,7 @@ def make(issuer: Issuer, der: bytes, kind: str) -> str:
         case "expired":
             return issuer.sign(claims | {"exp": int(now) - 31})
         case "future":
-            return issuer.sign(claims | {"nbf": int(now) + 60})
+            return issuer.sign(claims | {"nbf": int(now) + 3600, "exp": int(now) + 7200})
         case "endless":
             return issuer.sign(issuer.claims(now, der, exp=None))
         case "elsewhere":
