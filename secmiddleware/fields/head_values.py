@@ -180,7 +180,7 @@ def _in_set_cookies(headers: Headers, name: str, write: _Write) -> Headers:
             # RFC 6265 §5.2: the pair ends at the first semicolon, be it in quotes.
             pair, semicolon, attributes = value.partition(b";")
             # An empty value is how frameworks take a cookie away: there is nothing to seal in it.
-            if pair.partition(b"=")[2].strip(b' \t"'):
+            if pair.partition(b"=")[2].strip(b" \t") not in (b"", b'""'):
                 value = _cookie(pair, wanted, write) + semicolon + attributes
         rewritten.append((key, value))
     return tuple(rewritten)
