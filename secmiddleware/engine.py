@@ -6,6 +6,7 @@ the request's body and one for the response; a shell drives them and performs th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -23,7 +24,15 @@ from secmiddleware.identity.patterns import NamePattern
 from secmiddleware.identity.policy import Policy, Rule, decide
 from secmiddleware.identity.proxies import Proxy
 from secmiddleware.identity.speaker import identify
-from secmiddleware.messages import Identity, Presented, Refusal, RequestHead, TokenClaims, Unaccepted
+from secmiddleware.messages import (
+    Identity,
+    Presented,
+    Refusal,
+    RequestHead,
+    TokenClaims,
+    Unaccepted,
+    message,
+)
 from secmiddleware.paths import PathPattern, judge_path
 
 # A place set is one bit a place; a service has a handful of them in practice, and a caller can only reach
@@ -51,10 +60,12 @@ class Places:
 
         self._plan_of = plan_of
         self._nothing = plan_of(())
+        regexes = (route.regex for place in places for route in place.routes)
+        self._anywhere = re.compile("|".join(regexes) or "(?!)", re.DOTALL)
 
     def plan_for(self, path: str) -> Plan:
         """What is to be done with the bodies of this routed path; an empty plan where nothing is marked."""
-        if not self._places:
+        if self._anywhere.fullmatch(path) is None:
             return self._nothing
         return self._plan_of(
             tuple(
@@ -86,7 +97,7 @@ class Snapshot:
     """Who judges bearer tokens; needed where a rule requires them."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Admission:
     """A request that may go on."""
 
@@ -153,7 +164,7 @@ def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | R
     )
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class _Caller:
     """Who may come in, and what is known beside: claims of a bound token, a certificate that is not good."""
 

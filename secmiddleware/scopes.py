@@ -42,17 +42,17 @@ def head_of(scope: Scope) -> RequestHead:
         # The specification allows any iterable: one that can be read once is still to be read by the app.
         scope["client"] = client = tuple(client)
     return RequestHead(
-        protocol=scope["type"],
-        method=scope.get("method", "GET"),
-        scheme=scope.get("scheme", "http"),
-        path=scope["path"],
-        raw_path=scope.get("raw_path"),
-        root_path=scope.get("root_path", ""),
-        query=scope.get("query_string", b""),
-        http_version=scope.get("http_version", "1.1"),
-        headers=tuple((bytes(name).lower(), bytes(value)) for name, value in scope["headers"]),
-        peer=_peer_of(scope, client),
-        presented=presented_in(scope),
+        scope["type"],
+        scope.get("method", "GET"),
+        scope.get("scheme", "http"),
+        scope["path"],
+        scope.get("raw_path"),
+        scope.get("root_path", ""),
+        scope.get("query_string", b""),
+        scope.get("http_version", "1.1"),
+        tuple([(name.lower(), value) for name, value in scope["headers"]]),
+        _peer_of(scope, client),
+        presented_in(scope),
     )
 
 

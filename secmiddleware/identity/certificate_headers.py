@@ -65,7 +65,7 @@ _BY_BEGINNING: Final = _by_beginning()
 
 def is_certificate_header(name: bytes) -> bool:
     """Whether a header (its name in lower case) speaks of a client certificate, in either spelling."""
-    beginnings = _BY_BEGINNING.get(name[:4])
+    beginnings = _BY_BEGINNING.get(name[:_TOLD_BY])
     if beginnings is None:
         return False
     name = name.replace(b"_", b"-")
@@ -82,7 +82,11 @@ def strip(headers: Headers, also: frozenset[bytes] = frozenset()) -> Headers:
         headers: names in lower case. The same object is returned where nothing goes.
         also: more names, in lower case and with hyphens, as a preset's `names`; both spellings go.
     """
-    kept = [pair for pair in headers if not is_certificate_header(pair[0])]
+    kept = [
+        pair
+        for pair in headers
+        if pair[0][:_TOLD_BY] not in _BY_BEGINNING or not is_certificate_header(pair[0])
+    ]
     if also:
         kept = [pair for pair in kept if pair[0].replace(b"_", b"-") not in also]
     return headers if len(kept) == len(headers) else tuple(kept)

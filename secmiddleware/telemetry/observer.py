@@ -7,18 +7,17 @@ given the value of a field, a certificate or an exception's text.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from secmiddleware.engine import Admission
 from secmiddleware.fields.flows import Report
-from secmiddleware.messages import Refusal, RequestHead
+from secmiddleware.messages import Refusal, RequestHead, message
 
 Stage = Literal["request", "response"]
 """Whose flow: the request's on its way to the app, or the response's on its way to the caller."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ExchangeRecord:
     """How an exchange ended."""
 
