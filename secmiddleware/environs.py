@@ -43,6 +43,14 @@ _KEY_OF: Final = {b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_L
 _NO_HEADERS: Final = frozenset({"HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH"})
 """Servers that let underscores through make these of headers that only look like the real ones."""
 
+# Of the headers that nearly every request has: their names need not be worked out each time.
+_USUAL_KEYS: Final = (
+    *("HTTP_HOST", "HTTP_USER_AGENT", "HTTP_ACCEPT", "HTTP_ACCEPT_ENCODING", "HTTP_ACCEPT_LANGUAGE"),
+    *("HTTP_CONNECTION", "HTTP_AUTHORIZATION", "HTTP_COOKIE", "HTTP_ORIGIN", "HTTP_REFERER"),
+    *("HTTP_CACHE_CONTROL", "HTTP_TRACEPARENT", "HTTP_TRACESTATE", "HTTP_X_REQUEST_ID"),
+    *("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_HOST", "HTTP_X_REAL_IP"),
+)
+
 # gunicorn and Werkzeug; mod_wsgi, uWSGI, waitress and others.
 _TARGETS: Final = ("RAW_URI", "REQUEST_URI")
 
@@ -65,17 +73,17 @@ def head_of(environ: WSGIEnvironment) -> RequestHead:
     """What is known of a request; its header names in lower case."""
     root_path = environ.get("SCRIPT_NAME", "")
     return RequestHead(
-        protocol="http",
-        method=method_of(environ),
-        scheme=environ.get("wsgi.url_scheme", "http"),
-        path=_text(root_path + environ.get("PATH_INFO", "")) or "/",  # PEP 3333 lets the root be empty
-        raw_path=_raw_path(environ),
-        root_path=_text(root_path),
-        query=_bytes(environ.get("QUERY_STRING", "")),
-        http_version=environ.get("SERVER_PROTOCOL", "HTTP/1.1").removeprefix("HTTP/"),
-        headers=_headers_in(environ),
-        peer=_peer_of(environ),
-        presented=presented_by(environ),
+        "http",
+        method_of(environ),
+        environ.get("wsgi.url_scheme", "http"),
+        _text(root_path + environ.get("PATH_INFO", "")) or "/",  # PEP 3333 lets the root be empty
+        _raw_path(environ),
+        _text(root_path),
+        _bytes(environ.get("QUERY_STRING", "")),
+        environ.get("SERVER_PROTOCOL", "HTTP/1.1").removeprefix("HTTP/"),
+        _headers_in(environ),
+        _peer_of(environ),
+        presented_by(environ),
     )
 
 
@@ -175,6 +183,8 @@ def without_passages(environ: WSGIEnvironment) -> WSGIEnvironment:
 
 def _text(wire: str) -> str:
     """The text that a part of the path is, decoded as apps do."""
+    if wire.isascii():
+        return wire
     try:
         return wire.encode("latin-1").decode("utf-8", "replace")
     except UnicodeEncodeError:
@@ -197,7 +207,7 @@ def _raw_path(environ: WSGIEnvironment) -> bytes | None:
             break
     else:
         return None
-    if kind_of_environ(environ) is UNNAMED and not (path.startswith(b"/") and path.isascii()):
+    if not (path.startswith(b"/") and path.isascii()) and kind_of_environ(environ) is UNNAMED:
         # Every server names itself (RFC 3875 §4.1.17), or has a mark of its own. Who has neither is a test
         # client, such as Werkzeug's: its target is what the test wrote, a whole URL or letters of any
         # language, and has come by no wire.
@@ -206,18 +216,24 @@ def _raw_path(environ: WSGIEnvironment) -> bytes | None:
 
 
 def _headers_in(environ: WSGIEnvironment) -> Headers:
-    headers = [
-        (key[5:].replace("_", "-").lower().encode("latin-1", "replace"), _bytes(str(value)))
-        for key, value in environ.items()
-        if key.startswith("HTTP_") and key not in _NO_HEADERS
-    ]
-    # Servers have these two empty, too, where none was sent.
-    headers += [
-        (name, _bytes(str(environ[key])))
-        for name, key in _KEY_OF.items()
-        if environ.get(key) not in (None, "")
-    ]
+    headers = []
+    for key, value in environ.items():
+        # An environ has up to a hundred names, and `in` is three times as fast as `startswith`.
+        if "HTTP_" in key and key.startswith("HTTP_") and key not in _NO_HEADERS:
+            headers.append((_USUAL_NAMES.get(key) or _name_of(key), _bytes(str(value))))
+    for name, key in _KEY_OF.items():
+        value = environ.get(key)
+        if value not in (None, ""):  # servers have these two empty, too, where none was sent
+            headers.append((name, _bytes(str(value))))
     return tuple(headers)
+
+
+def _name_of(key: str) -> bytes:
+    """The header's name of an environ's key, in lower case."""
+    return key.removeprefix("HTTP_").replace("_", "-").lower().encode("latin-1", "replace")
+
+
+_USUAL_NAMES: Final = {key: _name_of(key) for key in _USUAL_KEYS}
 
 
 def _peer_of(environ: WSGIEnvironment) -> Peer:

@@ -185,9 +185,9 @@ _BY_SOFTWARE: Final = {
 
 def kind_of_environ(environ: WSGIEnvironment) -> ServerKind:
     """The server that made an environ."""
-    marked = [kind for mark, kind in _BY_MARK.items() if mark in environ]
-    if marked:
-        return marked[0] if len(marked) == 1 else CONFUSED
+    marks = environ.keys() & _BY_MARK.keys()
+    if marks:
+        return _BY_MARK[marks.pop()] if len(marks) == 1 else CONFUSED
     software = environ.get("SERVER_SOFTWARE")
     return _kind_named(software) if isinstance(software, str) and software else UNNAMED
 
