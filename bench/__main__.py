@@ -13,18 +13,22 @@ import cryptography
 
 from bench.certificates import certificate_rows
 from bench.measure import Result, Row, measure
+from bench.passing import passing_rows
 from bench.rows import json_rows, request_rows, token_rows
 from bench.telemetry import telemetry_rows
 from bench.world import make_world
 from secmiddleware.security import SecurityManager
 
-_COLUMNS = "{:<9} {:<40} {:>9} {:<18} {:>9} {:>7} {:>15} {:>10}"
+_COLUMNS = "{:<9} {:<44} {:>9} {:<18} {:>9} {:>7} {:>15} {:>10} {:>7}"
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "words", nargs="*", metavar="WORD", help="as in: certificates, tokens, requests, telemetry, seal"
+        "words",
+        nargs="*",
+        metavar="WORD",
+        help="as in: certificates, tokens, requests, passing, telemetry, seal",
     )
     parser.add_argument("--rounds", type=int, default=40, help="turns of each side, at least 2 (default 40)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -45,6 +49,7 @@ def _rows(folder: Path) -> Iterator[tuple[str, Row]]:
             "tokens": token_rows(keyring),
             "json": json_rows(),
             "requests": request_rows(manager, world),
+            "passing": passing_rows(world),
             "telemetry": telemetry_rows(manager),
         }
         for group, rows in groups.items():
@@ -62,6 +67,7 @@ def _as_json(group: str, result: Result) -> str:
             "peer_us": round(result.peer_us, 3),
             "ratio": round(result.ratio, 3),
             "quartiles": [round(quartile, 3) for quartile in result.spread],
+            "budget_us": result.row.budget_us,
         }
     )
 
@@ -77,6 +83,7 @@ def _as_text(group: str, result: Result) -> str:
         f"{result.ratio:.2f}x",
         f"{low:.2f}-{high:.2f}",
         f"{result.ours_us - result.peer_us:+.2f}",
+        "" if result.row.budget_us is None else f"<= {result.row.budget_us:g}",
     )
 
 
@@ -89,7 +96,7 @@ def main() -> None:
             f"cryptography {cryptography.__version__}; "
             f"CPU time of one call in microseconds, the best of {options.rounds} rounds\n"
         )
-        print(_COLUMNS.format("", "", "ours", "peer", "", "ratio", "quartiles", "added"))
+        print(_COLUMNS.format("", "", "ours", "peer", "", "ratio", "quartiles", "added", "bound"))
     with tempfile.TemporaryDirectory(prefix="secmiddleware-bench-") as folder:
         for group, row in _rows(Path(folder)):
             if options.words and not any(word in f"{group} {row.name}" for word in options.words):

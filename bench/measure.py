@@ -21,6 +21,8 @@ class Row:
     ours: Step
     peer_name: str
     peer: Step
+    budget_us: float | None = None
+    """What ours may take longer than the peer, where that has a bound."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,9 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 HEADERS = [(b"host", b"bench.example"), (b"user-agent", b"bench"), (b"traceparent", TRACEPARENT.encode())]
 
 
+TRACED = {"HTTP_TRACEPARENT": TRACEPARENT, PRESENTED_KEY: None}
+
+
 class _Nowhere(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:  # noqa: ARG002  (the SDK's)
         return SpanExportResult.SUCCESS
@@ -93,19 +96,19 @@ def _get(app: App) -> Step:
 
 
 def _wsgi(manager: SecurityManager, observer: AuditObserver | None) -> Step:
-    return _call(wsgi.SecMiddleware(_health, config=manager, observer=observer))
+    return wsgi_request(wsgi.SecMiddleware(health, config=manager, observer=observer), TRACED)
 
 
 def _wsgi_peer(**options: Any) -> Step:
-    return _call(PeerOfWsgi(_health, **options))
+    return wsgi_request(PeerOfWsgi(health, **options), TRACED)
 
 
-def _health(_environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+def health(_environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", "15")])
     return [b'{"status":"ok"}']
 
 
-def _call(app: WSGIApplication) -> Step:
+def wsgi_request(app: WSGIApplication, extra: dict[str, Any]) -> Step:
     """One request as a server makes it, without a socket."""
     environ: WSGIEnvironment = {
         "REQUEST_METHOD": "GET",
@@ -120,7 +123,6 @@ def _call(app: WSGIApplication) -> Step:
         "REMOTE_PORT": "40000",
         "HTTP_HOST": "bench.example",
         "HTTP_USER_AGENT": "bench",
-        "HTTP_TRACEPARENT": TRACEPARENT,
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "https",
         "wsgi.input": io.BytesIO(),
@@ -128,7 +130,7 @@ def _call(app: WSGIApplication) -> Step:
         "wsgi.multithread": True,
         "wsgi.multiprocess": False,
         "wsgi.run_once": False,
-        PRESENTED_KEY: None,
+        **extra,
     }
     statuses: list[str] = []
 

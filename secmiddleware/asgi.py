@@ -50,6 +50,8 @@ _LARGE_BYTES: Final = 256 * 1024
 # Different things that a shell tells of; what goes wrong anew with each request is not told for ever.
 _MOST_TOLD: Final = 20
 
+_OVER_TLS: Final = ("https", "wss")
+
 _SWITCHING_PROTOCOLS: Final = 101  # RFC 9110 §15.2.2: what a websocket begins with
 
 
@@ -128,8 +130,7 @@ class SecMiddleware:
             verdict = Refusal("internal_error")
         else:
             verdict = manager.admit(head)
-            silent = not hands_over(scope) and scope.get("scheme") in ("https", "wss")
-            if silent and manager.snapshot.proxy is None:
+            if not hands_over(scope) and scope.get("scheme") in _OVER_TLS and manager.snapshot.proxy is None:
                 self._tell_of_a_silent_server(receive, send)
         observation = self._observer.begin(seen_by_the_app(head, verdict), verdict, started_ns)
         answer = _Answer(scope, receive, send, observation)
@@ -147,7 +148,8 @@ class SecMiddleware:
                 scope.pop(_APPLIED_KEY, None)  # a test may give the same scope once more
             if manager is not None and answer.refusal is not None and answer.refusal.code == "key_unknown":
                 manager.look_soon()
-            observation.end(ExchangeRecord(answer.status, answer.refusal, route_of(scope), error))
+            route = route_of(scope) if observation.watches else None
+            observation.end(ExchangeRecord(answer.status, answer.refusal, route, error))
 
     async def _admitted(
         self,
@@ -281,6 +283,8 @@ class _Upload:
 
 class _Answer:
     """What leaves towards the caller, and the refusal where there is one."""
+
+    __slots__ = ("_receive", "_scope", "observation", "refusal", "send", "status")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, observation: Observation) -> None:
         self.send = send

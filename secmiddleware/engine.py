@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from secmiddleware.certificates.judgement import Trust
 from secmiddleware.encryption.keyring import Keyring
@@ -151,7 +151,8 @@ def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | R
     if head.protocol == "websocket" and plan.marks_anything:
         # Messages of a websocket are not rewritten: on a marked route they would pass unread, both ways.
         return Refusal("payload_encoding", "fields", identity)
-    exchange = Exchange(snapshot.keyring, now, identity, _revealed(snapshot, identity))
+    revealed = _revealed(snapshot, identity) if snapshot.reveal else _NOTHING
+    exchange = Exchange(snapshot.keyring, now, identity, revealed)
     request = plan.request_flow(exchange)
     return Admission(
         identity,
@@ -175,6 +176,7 @@ class _Caller:
 
 
 _NOBODY: Final = _Caller()
+_NOTHING: Final = frozenset[Any]()
 
 
 def _caller(head: RequestHead, rule: Rule, path: str, snapshot: Snapshot, now: datetime) -> _Caller | Refusal:
@@ -213,7 +215,7 @@ def _presented(head: RequestHead, snapshot: Snapshot, now: datetime) -> Presente
 
 def _for_the_app(head: RequestHead, snapshot: Snapshot) -> RequestHead:
     """The head without all that looks like a certificate, from whomever it came; the same one mostly."""
-    its_own = frozenset() if snapshot.proxy is None else snapshot.proxy.headers
+    its_own = _NOTHING if snapshot.proxy is None else snapshot.proxy.headers
     headers = certificate_headers.strip(head.headers, its_own)
     return head if headers is head.headers else replace(head, headers=headers)
 
@@ -237,8 +239,8 @@ def _was_judged(refusal: Refusal) -> bool:
 
 
 def _revealed(snapshot: Snapshot, identity: Identity | None) -> frozenset[str]:
-    if identity is None or not snapshot.reveal:
-        return frozenset()
+    if identity is None:
+        return _NOTHING
     return frozenset(
         name
         for name, patterns in snapshot.reveal.items()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -34,11 +34,13 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_INDEXED: Final = (list, tuple)
+
 
 def head_of(scope: Scope) -> RequestHead:
     """What is known of the request of an HTTP or websocket scope; its header names in lower case."""
     client = scope.get("client")
-    if client and not isinstance(client, list | tuple):
+    if client and not isinstance(client, _INDEXED):
         # The specification allows any iterable: one that can be read once is still to be read by the app.
         scope["client"] = client = tuple(client)
     return RequestHead(

@@ -132,9 +132,7 @@ class SecurityManager:
     @property
     def asks_the_server(self) -> bool:
         """Whether somewhere a certificate is required, and the server that ends TLS has to hand it over."""
-        policy = self._snapshot.policy
-        requires = any(rule.client == "required" for rule in (*policy.rules, policy.default))
-        return requires and self._snapshot.proxy is None
+        return self._snapshot.proxy is None and self._snapshot.policy.requires
 
     def admit(self, head: RequestHead) -> Admission | Refusal:
         """The verdict on a request that came just now."""

@@ -82,11 +82,13 @@ def strip(headers: Headers, also: frozenset[bytes] = frozenset()) -> Headers:
         headers: names in lower case. The same object is returned where nothing goes.
         also: more names, in lower case and with hyphens, as a preset's `names`; both spellings go.
     """
-    kept = [
-        pair
-        for pair in headers
-        if pair[0][:_TOLD_BY] not in _BY_BEGINNING or not is_certificate_header(pair[0])
-    ]
+    if not also:
+        for name, _ in headers:
+            if name[:_TOLD_BY] in _BY_BEGINNING and is_certificate_header(name):
+                break
+        else:
+            return headers
+    kept = [pair for pair in headers if not is_certificate_header(pair[0])]
     if also:
         kept = [pair for pair in kept if pair[0].replace(b"_", b"-") not in also]
     return headers if len(kept) == len(headers) else tuple(kept)

@@ -96,6 +96,8 @@ class Policy:
 
     rules: tuple[Rule, ...]
     default: Rule
+    requires: bool = field(init=False, repr=False, compare=False)
+    """Whether anybody is required to have a certificate anywhere."""
     _of_method: dict[str, _Finder] = field(init=False, repr=False, compare=False)
     _of_others: _Finder = field(init=False, repr=False, compare=False)
 
@@ -108,6 +110,8 @@ class Policy:
             if rules not in finders:
                 finders[rules] = _Finder(rules)
             of_method[method] = finders[rules]
+        requires = any(rule.client == "required" for rule in (*self.rules, self.default))
+        object.__setattr__(self, "requires", requires)
         object.__setattr__(self, "_of_method", of_method)
         others = tuple(rule for rule in self.rules if rule.methods is None)
         object.__setattr__(self, "_of_others", _Finder(others))

@@ -13,7 +13,6 @@ import json
 import logging
 import os
 from contextlib import AbstractContextManager
-from functools import cached_property
 
 from secmiddleware.engine import Admission
 from secmiddleware.fields.flows import Report
@@ -56,12 +55,15 @@ class AuditObserver:
 class AuditObservation:
     """One exchange on its way to the audit log, and to whoever stands within."""
 
+    __slots__ = ("_head", "_trace_id", "_verdict", "_within")
+
     def __init__(
         self, head: RequestHead, verdict: Admission | Refusal, within: Observation | None = None
     ) -> None:
         self._head = head
         self._verdict = verdict
         self._within = within
+        self._trace_id: str | None = None
 
     @property
     def head(self) -> RequestHead:
@@ -73,10 +75,12 @@ class AuditObservation:
         """Whether anybody within wants the status: a log of refusals does not."""
         return self._within is not None and self._within.watches
 
-    @cached_property
+    @property
     def trace_id(self) -> str:
         """The trace's id; where there is none a random one, made when it is first asked for."""
-        return (self._within and self._within.trace_id) or os.urandom(16).hex()
+        if self._trace_id is None:
+            self._trace_id = (self._within and self._within.trace_id) or os.urandom(16).hex()
+        return self._trace_id
 
     def active(self) -> AbstractContextManager[None]:
         """What those within want to be in force while the app is called."""

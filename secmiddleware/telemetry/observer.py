@@ -25,7 +25,7 @@ class ExchangeRecord:
     """The HTTP status that left, 101 for an accepted websocket; None where none did or nobody `watches`."""
     refusal: Refusal | None = None
     route: str | None = None
-    """The framework's template of the path, prefix included, where it tells; never the path."""
+    """The framework's template of the path, prefix included, where it tells and somebody `watches`."""
     error: str | None = None
     """The qualified name of the type of the exception that the app ended with; never its text."""
 
@@ -43,7 +43,7 @@ class Observation(Protocol):
 
     @property
     def watches(self) -> bool:
-        """Whether the status of a response that passes untouched is wanted: only then is it looked at."""
+        """Whether status and route of a response that passes untouched are wanted: else nobody looks."""
 
     def active(self) -> AbstractContextManager[None]:
         """A context manager to put round the call of the app."""
