@@ -77,7 +77,8 @@ class _Keeping(AuditObserver):
 
     def begin(self, head: Any, verdict: Any, started_ns: int) -> AuditObservation:
         observation = super().begin(head, verdict, started_ns)
-        self.kept += [head, verdict, observation, vars(observation)]
+        within = [getattr(observation, name) for name in observation.__slots__]
+        self.kept += [head, verdict, observation, within]
         return observation
 
 
