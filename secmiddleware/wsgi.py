@@ -142,6 +142,11 @@ def _is_wrapped(app: object) -> bool:
 class _Exchange:
     """One request: what leaves towards the caller, the refusal where there is one, and the one end of it."""
 
+    __slots__ = (
+        *("_ended", "_manager", "_refusal", "_route", "_status"),
+        *("environ", "goes_on", "observation", "start_response", "write"),
+    )
+
     def __init__(
         self,
         manager: SecurityManager,
