@@ -110,9 +110,7 @@ class SecMiddleware:
                 "SecMiddleware is applied twice to this app: the inner one would judge what the outer made"
             )
         if not hands_over(scope) and self._manager.asks_the_server:
-            kind = kind_of_callables(receive, send)
-            if kind is not None and kind.hands_over == "never":
-                raise SecMiddlewareError(kind.refusal())
+            self._judge_silence(self._manager, scope, receive, send)
         if not self._manager.running:
             self._manager.start()
         scope[_APPLIED_KEY] = True
@@ -130,8 +128,6 @@ class SecMiddleware:
             verdict = Refusal("internal_error")
         else:
             verdict = manager.admit(head)
-            if not hands_over(scope) and scope.get("scheme") in _OVER_TLS and manager.snapshot.proxy is None:
-                self._tell_of_a_silent_server(receive, send)
         observation = self._observer.begin(seen_by_the_app(head, verdict), verdict, started_ns)
         answer = _Answer(scope, receive, send, observation)
         error: str | None = None
@@ -202,11 +198,16 @@ class SecMiddleware:
         finally:
             answer.refusal = socket.refusal
 
-    def _tell_of_a_silent_server(self, receive: Receive, send: Send) -> None:
+    def _judge_silence(self, manager: SecurityManager, scope: Scope, receive: Receive, send: Send) -> None:
+        """Tell of a server that says nothing about client certificates; refuse one that never does."""
         kind = kind_of_callables(receive, send) or UNKNOWN
-        self._tell(
-            f"{kind.name} says nothing about client certificates, so nobody can be recognised: {kind.way_out}"
-        )
+        if kind.hands_over == "never" and manager.snapshot.policy.requires:
+            raise SecMiddlewareError(kind.refusal())
+        if scope.get("scheme") in _OVER_TLS:
+            self._tell(
+                f"{kind.name} says nothing about client certificates, so nobody can be recognised: "
+                f"{kind.way_out}"
+            )
 
     def _tell(self, what: str) -> None:
         """Log what is wrong with the server or the settings, once: it is so for every request."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import socket
 import ssl
-from typing import Any, Final
+from typing import Final
 from wsgiref.types import WSGIEnvironment
 from wsgiref.validate import InputWrapper
 
@@ -191,14 +191,12 @@ def _text(wire: str) -> str:
         return _NO_PATH
 
 
-def _bytes(wire: Any) -> bytes:
+def _bytes(wire: str) -> bytes:
     """The bytes that came; of what no server hands over, since it cannot have come so, the UTF-8."""
     try:
-        return wire.encode("latin-1")  # type: ignore[no-any-return]
+        return wire.encode("latin-1")
     except UnicodeEncodeError:
-        return wire.encode("utf-8", "surrogateescape")  # type: ignore[no-any-return]
-    except AttributeError:  # tests have numbers
-        return _bytes(str(wire))
+        return wire.encode("utf-8", "surrogateescape")
 
 
 def _raw_path(environ: WSGIEnvironment) -> bytes | None:
@@ -218,16 +216,18 @@ def _raw_path(environ: WSGIEnvironment) -> bytes | None:
 
 
 def _headers_in(environ: WSGIEnvironment) -> Headers:
-    headers = []
-    for key, value in environ.items():
+    sent = [
+        (name, value)
+        for key, value in environ.items()
         # An environ has up to a hundred names, and `in` is three times as fast as `startswith`.
-        if "HTTP_" in key and (name := _USUAL_NAMES.get(key) or _name_of(key)) is not None:
-            headers.append((name, _bytes(value)))
-    for name, key in _KEY_OF.items():
-        value = environ.get(key)
-        if value not in (None, ""):  # servers have these two empty, too, where none was sent
-            headers.append((name, _bytes(value)))
-    return tuple(headers)
+        if "HTTP_" in key and (name := _USUAL_NAMES.get(key) or _name_of(key)) is not None
+    ]
+    # Servers have these two empty, too, where none was sent.
+    sent += [(name, environ[key]) for name, key in _KEY_OF.items() if environ.get(key) not in (None, "")]
+    try:
+        return tuple([(name, value.encode("latin-1")) for name, value in sent])
+    except (UnicodeEncodeError, AttributeError):  # tests have any letters, and numbers
+        return tuple([(name, _bytes(str(value))) for name, value in sent])
 
 
 def _name_of(key: str) -> bytes | None:

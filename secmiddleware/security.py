@@ -131,8 +131,8 @@ class SecurityManager:
 
     @property
     def asks_the_server(self) -> bool:
-        """Whether somewhere a certificate is required, and the server that ends TLS has to hand it over."""
-        return self._snapshot.proxy is None and self._snapshot.policy.requires
+        """Whether somewhere a certificate is asked for, and the server that ends TLS has to hand it over."""
+        return self._snapshot.proxy is None and self._snapshot.policy.asks
 
     def admit(self, head: RequestHead) -> Admission | Refusal:
         """The verdict on a request that came just now."""

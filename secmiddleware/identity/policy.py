@@ -96,8 +96,10 @@ class Policy:
 
     rules: tuple[Rule, ...]
     default: Rule
+    asks: bool = field(init=False, repr=False, compare=False)
+    """Whether anybody is asked for a certificate anywhere."""
     requires: bool = field(init=False, repr=False, compare=False)
-    """Whether anybody is required to have a certificate anywhere."""
+    """Whether anybody is required to have one anywhere."""
     _of_method: dict[str, _Finder] = field(init=False, repr=False, compare=False)
     _of_others: _Finder = field(init=False, repr=False, compare=False)
 
@@ -110,16 +112,12 @@ class Policy:
             if rules not in finders:
                 finders[rules] = _Finder(rules)
             of_method[method] = finders[rules]
-        requires = any(rule.client == "required" for rule in (*self.rules, self.default))
-        object.__setattr__(self, "requires", requires)
+        clients = {rule.client for rule in (*self.rules, self.default)}
+        object.__setattr__(self, "asks", clients != {"off"})
+        object.__setattr__(self, "requires", "required" in clients)
         object.__setattr__(self, "_of_method", of_method)
         others = tuple(rule for rule in self.rules if rule.methods is None)
         object.__setattr__(self, "_of_others", _Finder(others))
-
-    @property
-    def asks(self) -> bool:
-        """Whether anybody is asked for a certificate anywhere."""
-        return any(rule.client != "off" for rule in (*self.rules, self.default))
 
     def rule_for(self, path: str, method: str) -> Rule | Refusal:
         """The first rule that matches a routed path and a method, or the default.
