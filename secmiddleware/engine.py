@@ -154,9 +154,11 @@ def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | R
     revealed = _revealed(snapshot, identity) if snapshot.reveal else _NOTHING
     exchange = Exchange(snapshot.keyring, now, identity, revealed)
     request = plan.request_flow(exchange)
+    its_own = _NOTHING if snapshot.proxy is None else snapshot.proxy.headers
+    headers = certificate_headers.strip(head.headers, its_own)
     return Admission(
         identity,
-        _for_the_app(head, snapshot),
+        head if headers is head.headers else replace(head, headers=headers),
         Bodiless(request) if caller.by_preflight else request,
         exchange,
         plan,
@@ -211,13 +213,6 @@ def _presented(head: RequestHead, snapshot: Snapshot, now: datetime) -> Presente
     if presented is not None and presented.source != "server":
         return Refusal("proxy_untrusted", "mtls.source")
     return presented if snapshot.proxy is None else snapshot.proxy.presented(head, now)
-
-
-def _for_the_app(head: RequestHead, snapshot: Snapshot) -> RequestHead:
-    """The head without all that looks like a certificate, from whomever it came; the same one mostly."""
-    its_own = _NOTHING if snapshot.proxy is None else snapshot.proxy.headers
-    headers = certificate_headers.strip(head.headers, its_own)
-    return head if headers is head.headers else replace(head, headers=headers)
 
 
 def _claims(

@@ -58,7 +58,7 @@ def judge_path(head: RequestHead, mount: str) -> str | Refusal:
         if not path.startswith("/") or _UNSAFE.search(path) or _UNSAFE_WITHOUT_TARGET.search(path):
             return _AMBIGUOUS
     else:
-        decoded = _decoded(raw)
+        decoded = raw.decode("ascii") if _PLAIN.fullmatch(raw) else _decoded(raw)
         # Servers differ on whether the raw target has root_path in front; the path always has.
         if decoded is None or (decoded != path and mount + decoded != path):
             return _AMBIGUOUS
@@ -74,8 +74,6 @@ def judge_path(head: RequestHead, mount: str) -> str | Refusal:
 
 def _decoded(raw: bytes) -> str | None:
     """The target's path, decoded once, or None where it can be read in two ways."""
-    if _PLAIN.fullmatch(raw):
-        return raw.decode("ascii")
     if not _TARGET.fullmatch(raw):
         return None
     try:

@@ -9,14 +9,20 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from secmiddleware import SecurityManager, engine
 from secmiddleware.certificates.authority import Authority
-from secmiddleware.engine import Admission, Snapshot, admit
+from secmiddleware.engine import Admission, Place, Places, Snapshot, admit
+from secmiddleware.fields.head_marks import read_mark
+from secmiddleware.fields.limits import Limits
+from secmiddleware.fields.rules import FieldRule, PlaceRule
 from secmiddleware.identity.bound_tokens import TokenJudge, TokenRules
 from secmiddleware.identity.jwks import KeySet
 from secmiddleware.identity.policy import Policy, Rule
 from secmiddleware.messages import Body, Head, Presented, Refusal, RequestHead
+from secmiddleware.paths import PathPattern
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -204,6 +210,26 @@ def test_flows_are_passive_where_nothing_is_marked_and_only_there(
     assert plain.respond("GET").passive
     assert not marked.request.passive
     assert not marked.respond("GET").passive
+
+
+SEGMENTS = st.sampled_from(["a", "b", "*", "a.b"])
+PATTERNS = st.tuples(st.lists(SEGMENTS, max_size=3), st.sampled_from(["", "/", "/**"])).map(
+    lambda parts: "".join(f"/{segment}" for segment in parts[0]) + parts[1] or "/"
+)
+PATHS = st.tuples(
+    st.lists(st.sampled_from(["a", "b", "axb", "c"]), max_size=4), st.sampled_from(["", "/"])
+).map(lambda parts: "".join(f"/{segment}" for segment in parts[0]) + parts[1] or "/")
+
+
+@given(st.lists(st.lists(PATTERNS, min_size=1, max_size=3), max_size=3), PATHS)
+@example([["/a/**"], ["/b"]], "/b/")
+@example([], "/")
+def test_a_path_is_marked_where_any_route_of_any_place_is_for_it(routes: list[list[str]], path: str) -> None:
+    rule = PlaceRule(FieldRule("a"), (read_mark("$.a"),), "decrypt", "encrypt")
+    patterns = [tuple(map(PathPattern, texts)) for texts in routes]
+    places = Places(tuple(Place(of_one, rule) for of_one in patterns), Limits(1000))
+    expected = any(pattern.matches(path) for of_one in patterns for pattern in of_one)
+    assert places.plan_for(path).marks_anything is expected
 
 
 def test_an_exchange_keeps_the_ring_it_began_with(authority: Authority, snapshot: Snapshot) -> None:

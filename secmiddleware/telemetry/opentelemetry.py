@@ -94,9 +94,9 @@ class OpenTelemetryObserver:
             self._find_instruments()
             self._looked_in = second  # last: another thread goes on with what is there
         tracer, instruments = self._tracer[1], self._instruments[1]
-        current = trace.get_current_span()
-        if tracer is None and instruments is None and current is trace.INVALID_SPAN:
+        if tracer is None and instruments is None and not contexts.get_current():
             return Unobserved(head)
+        current = trace.get_current_span()
         here = current.get_span_context()
         begun = _Begun(self, head, verdict, started_ns, time.time_ns(), tracer, instruments)
         return _Enriched(begun, current) if here.is_valid and not here.is_remote else _Owned(begun)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,6 +26,7 @@ from servers.serving import (
 )
 
 from asgi.calling import Call, body_messages, call, http_scope
+from secmiddleware.messages import PRESENTED_KEY
 from secmiddleware.security import SecurityManager
 
 LARGE = 256 * 1024
@@ -347,6 +349,19 @@ def test_a_large_body_is_worked_out_on_a_loop_that_is_not_asyncios(
         one.to(protected(register, manager)).send(None)
     assert (one.status, json.loads(register.bodies[0][1])["ssn"]) == (200, "078-05-1120")
     assert json.loads(one.body)["ssn"].startswith("sm1.")
+
+
+@pytest.mark.parametrize(("client", "told"), [("off", 0), ("optional", 1)])
+def test_a_silent_server_is_told_of_where_somebody_is_asked_for_a_certificate(
+    pki: Pki, register: Register, caplog: pytest.LogCaptureFixture, client: str, told: int
+) -> None:
+    shell = protected(register, pki.settings(mtls={"client": client}))
+    scope = http_scope("/x")
+    del scope[PRESENTED_KEY]
+    with caplog.at_level(logging.ERROR, "secmiddleware.asgi"):
+        call(shell, scope, *body_messages(b""))
+    assert register.bodies == [("/x", b"")]
+    assert len(caplog.records) == told
 
 
 def test_a_client_that_can_be_read_once_is_there_for_the_app(manager: SecurityManager) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from identity.callers import caller, head
 
 from secmiddleware.identity.patterns import NamePattern
-from secmiddleware.identity.policy import Policy, Rule, decide, is_plain_method, methods_meant
+from secmiddleware.identity.policy import Client, Policy, Rule, decide, is_plain_method, methods_meant
 from secmiddleware.messages import Refusal
 from secmiddleware.paths import PathPattern
 
@@ -260,3 +260,13 @@ def test_fifty_rules_are_found_in_little_more_time_than_one():
 
     assert seconds(50) < 8 * seconds(1)  # one by one: 30 and more
     assert seconds(1000) < 100 * seconds(1)  # one by one: 600 and more
+
+
+@pytest.mark.parametrize("default", ["off", "optional", "required"])
+@pytest.mark.parametrize("of_a_route", ["off", "optional", "required"])
+def test_somebody_is_asked_where_any_rule_asks_and_required_where_any_requires(
+    default: Client, of_a_route: Client
+) -> None:
+    policy = Policy((Rule(PathPattern("/x"), of_a_route),), Rule(None, default))
+    assert policy.asks is ({default, of_a_route} != {"off"})
+    assert policy.requires is ("required" in (default, of_a_route))

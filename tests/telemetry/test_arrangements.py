@@ -26,7 +26,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
 from secmiddleware.asgi import SecMiddleware
+from secmiddleware.messages import Refusal, RequestHead
 from secmiddleware.security import SecurityManager
+from secmiddleware.telemetry.opentelemetry import OpenTelemetryObserver
 from telemetry.conftest import Shop
 from telemetry.seeing import Sdk
 from telemetry.shells import Request, Shell, through_asgi, through_wsgi
@@ -263,6 +265,25 @@ def test_an_sdk_that_the_process_sets_up_late_is_found_within_a_second(tmp_path:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["None", "GET", "1"]
+
+
+def test_the_sdk_is_asked_for_once_a_second_and_when_the_clock_was_set_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    observer, asked = OpenTelemetryObserver(), []
+    nobody = trace.get_tracer_provider()
+
+    def provider() -> trace.TracerProvider:
+        asked.append(len(asked))
+        return nobody
+
+    monkeypatch.setattr(trace, "get_tracer_provider", provider)
+    told = []
+    for seconds in (5, 5.9, 6, 6.1, 3, 3):
+        head = RequestHead("http", "GET", "https", "/")
+        observer.begin(head, Refusal("internal_error"), int(seconds * 1e9))
+        told.append(len(asked))
+    assert told == [1, 1, 2, 2, 3, 3]
 
 
 LATE = """

@@ -328,6 +328,19 @@ def test_empty_cgi_variables_are_no_headers_and_twins_of_them_neither() -> None:
     assert set(head_of(environ).headers) == {(b"content-type", b"text/plain"), (b"content-length", b"2")}
 
 
+@pytest.mark.parametrize("name", ["host", "x-forwarded-for", "x-never-heard-of", "x-http-y", "content-md5"])
+def test_a_header_has_its_name_whether_it_is_a_usual_one_or_not(name: str) -> None:
+    key = f"HTTP_{name.upper().replace('-', '_')}"
+    beside = {f"X_{key}": "no header", key.lower(): "none either"}
+    assert head_of(environ_of(**beside, **{key: "x"})).headers == ((name.encode(), b"x"),)
+
+
+def test_what_no_server_makes_of_a_header_is_read_all_the_same() -> None:
+    environ = environ_of(HTTP_X_NUMBER=5, HTTP_X_LETTER="\u20ac", HTTP_X_BYTE="\xe9")
+    headers = {b"x-number": b"5", b"x-letter": "\u20ac".encode(), b"x-byte": b"\xe9"}
+    assert dict(head_of(environ).headers) == headers
+
+
 @pytest.mark.parametrize("key", ["RAW_URI", "REQUEST_URI"])
 @pytest.mark.parametrize(
     "target", ["/x//../admin", "http://x/admin", "/a%2fb", "/a#b", "*", "", "/caf\xc3\xa9"]
