@@ -118,3 +118,10 @@ def test_a_header_costs_little_and_a_long_one_no_more_than_its_length() -> None:
         began = time.perf_counter()
         assert not is_certificate_header(name)
         assert time.perf_counter() - began < 0.5
+
+
+@pytest.mark.parametrize("name", [b"x-our-own", b"x_our_own", b"x-our_own"])
+def test_a_name_that_only_these_settings_give_a_proxy_goes_where_nothing_else_does(name: bytes) -> None:
+    headers = ((b"host", b"x"), (name, b"y"))
+    assert strip(headers, frozenset({b"x-our-own"})) == headers[:1]
+    assert strip(headers) is headers
