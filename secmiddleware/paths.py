@@ -20,7 +20,7 @@ _DOT_SEGMENT: Final = r"\.\.?(?:;[^/]*)?(?:/|\Z)"
 # The common target: no percent, nothing that a reader could take for something else. One pass, nothing cut
 # up.
 _PLAIN: Final = re.compile(
-    rb"(?=/)(?:/(?!%s)[A-Za-z0-9._~!$&'()*+,;=:@-]++)*+/?" % _DOT_SEGMENT.encode("ascii")
+    rb"(?=/)(?:/(?!%s)[A-Za-z0-9._~!$&'()*+,;=:@-]+)*/?" % _DOT_SEGMENT.encode("ascii")
 )
 
 # Visible ASCII and whole percent-escapes; no "#", "?", backslash. Dots, slashes, backslashes, control bytes
