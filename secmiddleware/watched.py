@@ -1,8 +1,8 @@
 """What is made of files of the operator's, and made again when one of them has changed.
 
-Looking is stat() as long as nothing has. What cannot be used changes nothing: what was good stays in force, and
-`trouble` says what is wrong until it is mended. Nobody is locked out while somebody looks: what is in force is
-one attribute.
+Looking is stat() as long as nothing has. What cannot be used changes nothing: what was good stays in force,
+and `trouble` says what is wrong until it is mended. Nobody waits for whoever looks: what is in force is one
+attribute.
 """
 
 from __future__ import annotations

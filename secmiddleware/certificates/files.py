@@ -38,6 +38,7 @@ _LARGEST_LIST: Final = 64 << 20
 
 _logger: Final = logging.getLogger("secmiddleware.certificates")
 
+
 @dataclass(frozen=True, slots=True)
 class TrustFiles:
     """Which files trust is made of, and how it judges."""
