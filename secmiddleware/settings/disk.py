@@ -94,7 +94,7 @@ def _proxy(proxy: ProxySettings, here: KeyPath) -> Iterator[Note]:
         else:
             issuers += anchors
     hint = "name the certificate of its issuer in trust, beside it: lists of other CAs cannot be used"
-    for number, path in enumerate(proxy.crl):
+    for number, path in enumerate(proxy.crl if proxy.allow else ()):
         who = None if unread else (hint, ((*here, "trust"),))
         yield from _list(path, (*here, "crl", number), tuple(issuers), who)
 
