@@ -21,7 +21,6 @@ from weakref import WeakSet
 
 from secmiddleware.certificates.files import TrustFiles, TrustWatch
 from secmiddleware.certificates.manager import CertificateManager
-from secmiddleware.certificates.trust import TrustAnchor, load_anchors
 from secmiddleware.encryption.fernet import ListedFernet
 from secmiddleware.encryption.kek import load_kek
 from secmiddleware.encryption.manager import EncryptionManager, KeyPolicy, Transition
@@ -50,7 +49,6 @@ from secmiddleware.settings.models import (
     FieldSettings,
     KeysSettings,
     MtlsSettings,
-    ProxySettings,
     RotationSettings,
     Settings,
 )
@@ -337,11 +335,6 @@ def _proxy(mtls: MtlsSettings, doors: tuple[TrustWatch, ...]) -> Proxy | None:
     return Proxy(PRESETS[mtls.source].named(mtls.proxy_headers), peers)
 
 
-def _proxy_anchors(proxy: ProxySettings) -> tuple[TrustAnchor, ...]:
-    certificates = (certificate for path in proxy.trust for certificate in load_anchors(path))
-    return tuple(TrustAnchor(certificate) for certificate in dict.fromkeys(certificates))
-
-
 def certificates_of(mtls: MtlsSettings) -> CertificateManager:
     """The manager for `[mtls]`; reads the files of trust. Raises CertificateError, which names the file."""
     files = TrustFiles(
@@ -354,7 +347,7 @@ def certificates_of(mtls: MtlsSettings) -> CertificateManager:
     # Behind a proxy, it is the proxy that shows itself here, and not the caller.
     doors = None
     if mtls.source != "server":
-        doors = tuple(anchor for proxy in mtls.trusted_proxies for anchor in _proxy_anchors(proxy))
+        doors = tuple(dict.fromkeys(path for proxy in mtls.trusted_proxies for path in proxy.trust))
     asks = (mtls.trust if doors is None else doors) or mtls.handshake == "required"
     return CertificateManager(
         files if files.paths() else files.read(),

@@ -8,6 +8,7 @@ attribute.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -54,10 +55,19 @@ class Watched(Generic[Made]):
         self.trouble: str | None = None
         """Why the files as they are now are not in force; None where they are."""
 
-    def look(self) -> bool:
-        """Puts into force what has changed and is good, and says so; says in the log, once, what is not."""
+    def look(self, settling: float = 0.0, *, again: bool = False) -> bool:
+        """Puts into force what has changed and is good, and says so; says in the log, once, what is not.
+
+        Args:
+            settling: for how many seconds what has changed must stand still before it is read.
+            again: whether to read it though nothing has changed.
+        """
         stamps = stamps_of(self._paths)
-        return stamps != self._stamps and self._take(stamps)
+        if stamps != self._stamps and settling:
+            time.sleep(settling)
+            if stamps_of(self._paths) != stamps:
+                return False
+        return (again or stamps != self._stamps) and self._take(stamps)
 
     def _take(self, stamps: tuple[Stamp, ...]) -> bool:
         try:

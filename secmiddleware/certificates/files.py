@@ -117,7 +117,7 @@ class TrustWatch:
 
     def __init__(self, files: TrustFiles, what: str = "certificates") -> None:
         """Reads them. Raises CertificateError, which names the file. `what` they are called in the log."""
-        self._files = files
+        self.files = files
         self._former: dict[x509.Certificate, None] = {}
         """Whoever was an issuer since the start."""
         self._watched = Watched(files.paths(), self._read, what, _logger)
@@ -143,7 +143,7 @@ class TrustWatch:
         return changed
 
     def _read(self) -> Trust:
-        return self._files.read(tuple(self._former))
+        return self.files.read(tuple(self._former))
 
     def _remember(self) -> None:
         self._former |= dict.fromkeys(self.trust.issuers)
