@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from secmiddleware.cli.wire import Caller
 from servers.pki import Pki
 from servers.serving import answer_lifespan, reply, serving
+
+from secmiddleware.cli.wire import Caller
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
