@@ -279,6 +279,28 @@ def test_bad_cas_leave_the_good_ones_in_force(operator: Operator, pki: Pki, soon
         assert (enters(port, alice), enters(port, bob)) == (True, False)
 
 
+def test_behind_a_proxy_the_handshake_follows_whoever_vouches_for_proxies(
+    operator: Operator, pki: Pki, soon: None
+) -> None:
+    of_callers = operator.folder / "callers-of-the-proxy.pem"
+    of_callers.write_bytes(operator.own.certificate_pem)
+    settings = operator.config.read_text().replace(
+        'trust = ["callers.pem"]',
+        f'trust = ["{of_callers}"]\nsource = "nginx"\n'
+        'trusted_proxies = [{ allow = ["spiffe://example.org/**"], trust = ["callers.pem"] }]',
+    )
+    operator.config.write_text(settings)
+    with uvicorn_serving(operator, pki) as port:
+        proxy, next_proxy = operator.caller(operator.first), operator.caller(operator.second)
+        assert (dies(port, proxy), dies(port, next_proxy)) == (False, True)
+        with Connection(port, proxy) as kept:
+            # It is believed; without a verdict in its headers it says nothing that could be.
+            assert kept.ask("/orders").code == "proxy_untrusted"
+            operator.trust(operator.second)
+            until(lambda: dies(port, proxy), "who is of the removed CA gets no connection")
+            assert not dies(port, next_proxy)
+
+
 def test_what_has_changed_since_the_start_is_there_at_the_first_handshake(
     operator: Operator, pki: Pki, monkeypatch: pytest.MonkeyPatch
 ) -> None:
