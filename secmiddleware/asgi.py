@@ -157,21 +157,21 @@ class SecMiddleware:
     ) -> None:
         observation = answer.observation
         show(scope, admission.identity, admission.claims, admission.unaccepted)
-        head = observation.head
+        head, hear = observation.head, answer.receive
         if not admission.request.passive:
-            upload = _Upload(admission.request, receive, observation)
+            upload = _Upload(admission.request, answer.receive, observation)
             rewritten = await upload.begin(head)
             if isinstance(rewritten, Refusal):
                 await answer.refuse(rewritten)
                 return
-            head, receive = rewritten, upload.receive
+            head, receive, hear = rewritten, upload.receive, upload.receive
         scope["headers"] = list(head.headers)
         scope["query_string"] = head.query
         flow = admission.respond(head.method)
         send = answer.watched if observation.watches else answer.send
         with observation.active():
             if not flow.passive:
-                await _Download(flow, answer, observation).drive(self.app, scope, receive)
+                await _Download(flow, answer, observation).drive(self.app, scope, hear)
             elif head.protocol == "websocket":
                 await self._connected(admission, scope, receive, send, answer, came)
             else:
@@ -285,15 +285,23 @@ class _Upload:
 class _Answer:
     """What leaves towards the caller, and the refusal where there is one."""
 
-    __slots__ = ("_receive", "_scope", "observation", "refusal", "send", "status")
+    __slots__ = ("_receive", "_scope", "gone", "observation", "refusal", "send", "status")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, observation: Observation) -> None:
         self.send = send
         self.status: int | None = None
         self.refusal: Refusal | None = None
+        self.gone = False
+        """Whether the server has said that the caller is gone: then what is left unfinished is no fault."""
         self._scope = scope
         self._receive = receive
         self.observation = observation
+
+    async def receive(self) -> Message:
+        """The server's `receive`, with an ear for a caller who goes away."""
+        message = await self._receive()
+        self.gone = self.gone or message["type"] == "http.disconnect"
+        return message
 
     async def watched(self, message: Message) -> None:
         """The server's `send`, with an eye on the status."""
@@ -353,7 +361,7 @@ class _Download:
         await self._break_off()
 
     async def _break_off(self) -> None:
-        if self._ended:
+        if self._ended or self._answer.gone:
             return
         if self._started:
             await self._end(complete=False)

@@ -7,6 +7,7 @@ I/O.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -18,10 +19,8 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast
 from weakref import WeakSet
 
-from secmiddleware.certificates.files import TrustFiles
-from secmiddleware.certificates.judgement import Trust
+from secmiddleware.certificates.files import TrustFiles, TrustWatch
 from secmiddleware.certificates.manager import CertificateManager
-from secmiddleware.certificates.trust import TrustAnchor, load_anchors
 from secmiddleware.encryption.fernet import ListedFernet
 from secmiddleware.encryption.kek import load_kek
 from secmiddleware.encryption.manager import EncryptionManager, KeyPolicy, Transition
@@ -50,13 +49,15 @@ from secmiddleware.settings.models import (
     FieldSettings,
     KeysSettings,
     MtlsSettings,
-    ProxySettings,
     RotationSettings,
     Settings,
 )
 from secmiddleware.telemetry.audit import AuditObserver
 from secmiddleware.telemetry.counts import Vitals
 from secmiddleware.telemetry.observer import Observer
+from secmiddleware.watched import Watched
+
+_logger: Final = logging.getLogger("secmiddleware.security")
 
 Listener = TypeVar("Listener", bound=Callable[[Transition], object])
 """A function that is told of a key; what it returns is awaited where that can be, and else ignored."""
@@ -78,6 +79,9 @@ class SecurityManager:
         self.settings = settings
         self.certificates = certificates_of(settings.mtls)
         self.encryption = None if settings.keys is None else encryption_of(settings.keys, environ)
+        self._tokens = _watched_tokens(settings)
+        self._doors = _doors(settings.mtls)
+        self._proxy = _proxy(settings.mtls, self._doors)
         self._line = self._watching(settings.rotation)
         self._snapshot = Snapshot(
             trust=self.certificates.trust,
@@ -85,7 +89,7 @@ class SecurityManager:
             places=_places(settings),
             keyring=None,
             mount=settings.service.mount,
-            proxy=_proxy(settings.mtls),
+            proxy=self._proxy,
             reveal={
                 name: tuple(NamePattern.parse(text) for text in field.reveal_to)
                 for name, field in settings.fields.items()
@@ -93,7 +97,7 @@ class SecurityManager:
             },
             shows_unaccepted=settings.mtls.unaccepted == "show",
             reads_paths=_reads_paths(settings),
-            tokens=tokens_of(settings),
+            tokens=self._judge_of_tokens,
         )
         self.observer: Observer = AuditObserver(self._telemetry())
         self._changing = threading.Lock()
@@ -124,10 +128,21 @@ class SecurityManager:
         """What verdicts depend on just now. Two threads may both renew it; both make the same."""
         snapshot = self._snapshot
         keyring = self.encryption.keyring if self.encryption is not None else None
-        trust = self.certificates.trust
-        if snapshot.keyring is not keyring or snapshot.trust is not trust:
-            self._snapshot = snapshot = replace(snapshot, keyring=keyring, trust=trust)
+        trust, tokens, proxy = self.certificates.trust, self._judge_of_tokens, self._proxy
+        if (
+            snapshot.keyring is not keyring
+            or snapshot.trust is not trust
+            or snapshot.tokens is not tokens
+            or snapshot.proxy is not proxy
+        ):
+            self._snapshot = snapshot = replace(
+                snapshot, keyring=keyring, trust=trust, tokens=tokens, proxy=proxy
+            )
         return snapshot
+
+    @property
+    def _judge_of_tokens(self) -> TokenJudge | None:
+        return None if self._tokens is None else self._tokens.made
 
     @property
     def asks_the_server(self) -> bool:
@@ -187,6 +202,8 @@ class SecurityManager:
             "service": self.settings.service.name,
             "running": self.running,
             "certificates": self.certificates.status(),
+            "proxies": [{"trouble": door.trouble} for door in self._doors],
+            "tokens": None if self._tokens is None else {"trouble": self._tokens.trouble},
             "encryption": self.encryption.status() if self.encryption is not None else None,
             "rotation": self._line.health() if self._line is not None else None,
         }
@@ -200,8 +217,14 @@ class SecurityManager:
         return Vitals(expiries, keyring.ring, keyring.gen, keyring.primary(now).activate_at)
 
     def _watching(self, rotation: RotationSettings) -> RotationLine | None:
-        """The line for the ring and the files of certificates, where there is either."""
-        watches = (self.certificates.look,) if self.certificates.watches else ()
+        """The line for the ring and the files of certificates and tokens, where there is either."""
+        watches: list[Callable[[], object]] = []
+        if self.certificates.watches:
+            watches.append(self.certificates.look)
+        if self._doors:
+            watches.append(self._look_at_doors)
+        if self._tokens is not None:
+            watches.append(self._tokens.look)
         if self.encryption is None:
             return RotationLine(None, poll=rotation.poll, watches=watches) if watches else None
         return RotationLine(
@@ -211,6 +234,13 @@ class SecurityManager:
             messenger=_messenger(rotation, self.encryption.ring),
             watches=watches,
         )
+
+    def _look_at_doors(self) -> None:
+        """Whether another proxy is trusted now, or one of them not any more."""
+        now = datetime.now(UTC)
+        changed = [door.look(now) for door in self._doors]
+        if any(changed):
+            self._proxy = _proxy(self.settings.mtls, self._doors)
 
     def _telemetry(self) -> Observer | None:
         """Who makes spans and metrics, unless that is off."""
@@ -268,7 +298,24 @@ def _messenger(rotation: RotationSettings, ring: str) -> Messenger | None:
     return Broker(url, ring, ca=rotation.broker_ca)
 
 
-def _proxy(mtls: MtlsSettings) -> Proxy | None:
+def _doors(mtls: MtlsSettings) -> tuple[TrustWatch, ...]:
+    """For each kind of proxies that shows a certificate, who vouches for it and whom it has revoked."""
+    return tuple(
+        TrustWatch(
+            TrustFiles(
+                tuple((path, ()) for path in proxy.trust),
+                mtls.profile,
+                lists=proxy.crl,
+                missing_list=mtls.missing_crl,
+            ),
+            "certificates of proxies",
+        )
+        for proxy in mtls.trusted_proxies
+        if proxy.allow
+    )
+
+
+def _proxy(mtls: MtlsSettings, doors: tuple[TrustWatch, ...]) -> Proxy | None:
     """Whose word on certificates is taken in the server's place, and how it is read."""
     if mtls.source == "server":
         return None
@@ -278,21 +325,12 @@ def _proxy(mtls: MtlsSettings) -> Proxy | None:
         networks=tuple(ip_network(proxy.network) for proxy in told if proxy.network is not None),
         uids=frozenset(proxy.unix for proxy in told if proxy.unix is not None),
         certified=tuple(
-            CertifiedProxies(
-                Trust(_proxy_anchors(proxy), mtls.profile),
-                tuple(NamePattern.parse(text) for text in proxy.allow),
-            )
-            for proxy in told
-            if proxy.allow
+            CertifiedProxies(door.trust, tuple(NamePattern.parse(text) for text in proxy.allow))
+            for door, proxy in zip(doors, (proxy for proxy in told if proxy.allow), strict=True)
         ),
         rewritten=mtls.peer_address == "transport",
     )
     return Proxy(PRESETS[mtls.source].named(mtls.proxy_headers), peers)
-
-
-def _proxy_anchors(proxy: ProxySettings) -> tuple[TrustAnchor, ...]:
-    certificates = (certificate for path in proxy.trust for certificate in load_anchors(path))
-    return tuple(TrustAnchor(certificate) for certificate in dict.fromkeys(certificates))
 
 
 def certificates_of(mtls: MtlsSettings) -> CertificateManager:
@@ -307,7 +345,7 @@ def certificates_of(mtls: MtlsSettings) -> CertificateManager:
     # Behind a proxy, it is the proxy that shows itself here, and not the caller.
     doors = None
     if mtls.source != "server":
-        doors = tuple(anchor for proxy in mtls.trusted_proxies for anchor in _proxy_anchors(proxy))
+        doors = tuple(dict.fromkeys(path for proxy in mtls.trusted_proxies for path in proxy.trust))
     asks = (mtls.trust if doors is None else doors) or mtls.handshake == "required"
     return CertificateManager(
         files if files.paths() else files.read(),
@@ -339,7 +377,8 @@ def encryption_of(
 def tokens_of(settings: Settings) -> TokenJudge | None:
     """The judge of `[tokens]`, with the keys that its file holds now; None where no token is asked for.
 
-    Raises ConfigError where the file cannot be used, or a route requires tokens and nothing says which.
+    Raises ConfigError where the file cannot be used, no key of it is good for what `[tokens]` accepts, or a
+    route requires tokens and nothing says which.
     """
     tokens = settings.tokens
     if tokens is None:
@@ -354,7 +393,19 @@ def tokens_of(settings: Settings) -> TokenJudge | None:
         tokens.typ,
         tokens.max_token,
     )
-    return TokenJudge(rules, load_jwks(tokens.jwks))
+    keys = load_jwks(tokens.jwks)
+    if keys.algorithms.isdisjoint(tokens.algorithms):
+        message = f"are none that a key of {tokens.jwks} is good for"
+        raise ConfigError([Finding("tokens.algorithms", message)])
+    return TokenJudge(rules, keys)
+
+
+def _watched_tokens(settings: Settings) -> Watched[TokenJudge | None] | None:
+    """The judge of `[tokens]`, another one where its file has changed: what it remembered is gone with it."""
+    if settings.tokens is None:
+        tokens_of(settings)  # which says so where a route needs them
+        return None
+    return Watched((settings.tokens.jwks,), lambda: tokens_of(settings), "keys of tokens", _logger)
 
 
 def listed_fernet(field: FieldSettings) -> ListedFernet | None:

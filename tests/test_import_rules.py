@@ -43,7 +43,7 @@ LAYERS = (
     {"engine", "rotation", "telemetry", "settings", "scopes", "environs"},
     {"identity", "fields"},
     {"certificates", "encryption"},
-    {"messages", "errors", "paths", "files", "state", "server_kinds", "server_kinds_wsgi"},
+    {"messages", "errors", "paths", "files", "state", "server_kinds", "server_kinds_wsgi", "watched"},
 )
 FLOOR = len(LAYERS) - 1  # the base modules may use each other
 

@@ -26,6 +26,7 @@ from secmiddleware.telemetry.observer import Observer
 from secmiddleware_django.configuration import configured
 from secmiddleware_django.exchange import Exchange
 from secmiddleware_django.requests import head_of, surroundings_of
+from secmiddleware_django.serving import server_of_this_request
 
 logger = logging.getLogger("secmiddleware.django")
 
@@ -57,6 +58,7 @@ class SecMiddleware:
             raise ImproperlyConfigured(f"secmiddleware: {error}") from error
         self._observer = observer or self._manager.observer
         self._silent_server_told = False
+        self._unable_server_told = False
         self._check = ServerCheck.of(self._manager)
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
@@ -124,6 +126,13 @@ class SecMiddleware:
             return Refusal("internal_error")
         if not hasattr(request, "scope"):
             return self._check.refusal_of(request.environ) or self._manager.admit(head)
+        if not hands_over(request.scope) and self._manager.asks_the_server:
+            kind = server_of_this_request()
+            if kind is not None and kind.hands_over == "never":
+                if not self._unable_server_told:
+                    self._unable_server_told = True
+                    logger.error("%s; every request is refused", kind.refusal())
+                return Refusal("internal_error", "mtls.source")
         if not self._silent_server_told and head.scheme == "https" and not hands_over(request.scope):
             self._silent_server_told = True
             logger.error(

@@ -7,7 +7,6 @@ changes nothing: the trust that was good stays in force, and `trouble` says what
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -32,14 +31,12 @@ from secmiddleware.certificates.trust import (
     load_intermediates,
     read_file,
 )
+from secmiddleware.watched import Watched
 
 # A list of a million entries; beyond that something else lies there.
 _LARGEST_LIST: Final = 64 << 20
 
 _logger: Final = logging.getLogger("secmiddleware.certificates")
-
-_Stamp = tuple[int, int, int, int] | None
-"""When a file was changed (two clocks), its size, its inode; None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,38 +115,38 @@ def _is_of(crl: x509.CertificateRevocationList, issuers: tuple[x509.Certificate,
 class TrustWatch:
     """Looks whether the files of a trust have changed. One thread at a time may look."""
 
-    def __init__(self, files: TrustFiles) -> None:
-        """Reads them. Raises CertificateError, which names the file."""
-        self._files = files
-        self._stamps = self._stat()
-        self.trust = files.read()
-        """What is in force; swapped as a whole."""
-        self.trouble: str | None = None
-        """Why the files as they are now are not in force; None where they are."""
-        self._overdue: frozenset[int] = frozenset()
-        self._former = dict.fromkeys(self.trust.issuers)
+    def __init__(self, files: TrustFiles, what: str = "certificates") -> None:
+        """Reads them. Raises CertificateError, which names the file. `what` they are called in the log."""
+        self.files = files
+        self._former: dict[x509.Certificate, None] = {}
         """Whoever was an issuer since the start."""
+        self._watched = Watched(files.paths(), self._read, what, _logger)
+        self._remember()
+        self._overdue: frozenset[int] = frozenset()
 
-    def look(self, now: datetime) -> None:
-        """Puts into force what has changed and is good; says in the log, once, what is not."""
-        stamps = self._stat()
-        if stamps != self._stamps:
-            self._take(stamps)
+    @property
+    def trust(self) -> Trust:
+        """What is in force; swapped as a whole."""
+        return self._watched.made
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the files as they are now are not in force; None where they are."""
+        return self._watched.trouble
+
+    def look(self, now: datetime) -> bool:
+        """Puts into force what has changed and is good, and says so; says in the log, once, what is not."""
+        changed = self._watched.look()
+        if changed:
+            self._remember()
         self._tell_overdue(now)
+        return changed
 
-    def _take(self, stamps: tuple[_Stamp, ...]) -> None:
-        try:
-            trust = self._files.read(tuple(self._former))
-        except CertificateError as error:
-            if str(error) != self.trouble:
-                self.trouble = str(error)
-                _logger.error("changed certificates are not used, the last good ones stay: %s", error)
-        else:
-            self.trust, self.trouble = trust, None
-            self._former |= dict.fromkeys(trust.issuers)
-            _logger.info("the files of [mtls] have changed: %d trust anchors", len(trust.anchors))
-        # What was changed while it was read is read again at the next look.
-        self._stamps = stamps
+    def _read(self) -> Trust:
+        return self.files.read(tuple(self._former))
+
+    def _remember(self) -> None:
+        self._former |= dict.fromkeys(self.trust.issuers)
 
     def _tell_overdue(self, now: datetime) -> None:
         revocations = self.trust.revocations
@@ -163,15 +160,3 @@ class TrustWatch:
                     f"{one.next_update:%Y-%m-%dT%H:%M:%SZ}",
                 )
         self._overdue = frozenset(overdue)
-
-    def _stat(self) -> tuple[_Stamp, ...]:
-        return tuple(self._stamps_of_all())
-
-    def _stamps_of_all(self) -> Iterator[_Stamp]:
-        for path in self._files.paths():
-            try:
-                found = path.stat()
-            except OSError:
-                yield None
-            else:
-                yield found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino

@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives import hashes
 
 from secmiddleware.certificates.contexts import HTTP_1, Handshake, server_context
 from secmiddleware.certificates.files import TrustFiles, TrustWatch
+from secmiddleware.certificates.following import Certificates, Source, served_from
 from secmiddleware.certificates.judgement import Judged, Rejected, Trust
 from secmiddleware.certificates.revocation import RevocationList
-from secmiddleware.certificates.trust import CertificateError, TrustAnchor
+from secmiddleware.certificates.trust import CertificateError
 from secmiddleware.messages import Presented
 
 
@@ -24,9 +25,9 @@ class CertificateManager:
     """Judges what callers present, and makes the server's TLS contexts.
 
     `certificate` and `key` are the server's own pair, PEM; without them it judges only. They are not read
-    before they are used, and every context is made anew from the files as they are then. The trust may come
-    with the files that it is made of: `look` puts into force what has changed there. `doors` are the anchors
-    of those who connect, where they are not the callers: a proxy has a trust list of its own.
+    before they are used. The trust may come with the files that it is made of: `look` puts into force what
+    has changed there, and contexts follow by themselves. `doors` are bundles of those who vouch for whoever
+    connects, where it is not the callers: a proxy has a trust list of its own.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class CertificateManager:
         key: Path | None = None,
         handshake: Handshake = "optional",
         *,
-        doors: tuple[TrustAnchor, ...] | None = None,
+        doors: tuple[Path, ...] | None = None,
     ) -> None:
         self._watch = TrustWatch(trust) if isinstance(trust, TrustFiles) else None
         self._trust = trust if isinstance(trust, Trust) else None
@@ -66,7 +67,7 @@ class CertificateManager:
     def look(self, now: datetime | None = None) -> None:
         """Look whether files of the trust have changed: never raises for bad ones, which change nothing.
 
-        For one thread at a time. TLS contexts that were handed out already stay as they are.
+        For one thread at a time.
         """
         if self._watch is not None:
             self._watch.look(datetime.now(UTC) if now is None else now)
@@ -74,15 +75,29 @@ class CertificateManager:
     def server_context(self, alpn: Sequence[str] = HTTP_1) -> ssl.SSLContext:
         """A new context of the server, for what is spoken over it (ALPN, the best first).
 
-        Raises CertificateError where the pair is not there or not usable.
+        It follows its files: the pair, and those of whoever vouches for callers. Raises CertificateError
+        where the pair is not there or not usable.
         """
         if self._certificate is None or self._key is None:
             raise CertificateError("there is no server certificate: set [mtls] certificate and key")
-        trust = self.trust
-        doors = trust.anchors if self._doors is None else self._doors
-        helpers = trust.intermediates if self._doors is None else ()
-        anchors = [anchor.certificate for anchor in doors]
+        anchors, helpers = self._vouching()
         return server_context(self._certificate, self._key, anchors, self._handshake, helpers, alpn)
+
+    def _vouching(self) -> tuple[Certificates, Certificates]:
+        """Who ends a client's chain in the handshake, and who helps to find one."""
+        if self._doors is not None:
+            return self._doors, ()
+        if self._watch is None:
+            trust = self.trust
+            return tuple(anchor.certificate for anchor in trust.anchors), trust.intermediates
+        files = self._watch.files
+        return tuple(path for path, _ in files.trust), files.intermediates
+
+    def _served(self) -> Source | None:
+        """What this process shows itself with, where it does."""
+        if self._certificate is None or self._key is None:
+            return None
+        return served_from(self._certificate, self._key)
 
     def expiries(self) -> dict[str, datetime]:
         """When the first certificate of each role is over, and the first of the revocation lists."""
@@ -93,15 +108,17 @@ class CertificateManager:
             "crl": [one.next_update for one in _lists_of(trust)],
         }
         if self._certificate is not None:
+            served = self._served()
             # While files are being replaced there may be nothing to read; then nothing is told.
             with suppress(OSError, ValueError):
-                chain = x509.load_pem_x509_certificates(self._certificate.read_bytes())
+                pem = self._certificate.read_bytes() if served is None else served.terms.chain
+                chain = x509.load_pem_x509_certificates(pem)
                 ends["server"] = [certificate.not_valid_after_utc for certificate in chain]
         return {role: min(dates) for role, dates in ends.items() if dates}
 
     def status(self) -> dict[str, Any]:
         """What is trusted until when, and what is wrong with the files, as JSON-ready data."""
-        trust, now = self.trust, datetime.now(UTC)
+        trust, served, now = self.trust, self._served(), datetime.now(UTC)
         return {
             "profile": trust.profile,
             "handshake": self._handshake,
@@ -131,7 +148,18 @@ class CertificateManager:
                 for one in _lists_of(trust)
             ],
             "trouble": None if self._watch is None else self._watch.trouble,
+            "server": None if served is None else _status_of(served),
         }
+
+
+def _status_of(served: Source) -> dict[str, Any]:
+    """The certificate that clients are shown just now, and why another one is not."""
+    leaf = served.terms.leaf
+    return {
+        "sha256": leaf.fingerprint(hashes.SHA256()).hex(),
+        "not_after": leaf.not_valid_after_utc.isoformat(),
+        "trouble": served.trouble,
+    }
 
 
 def _lists_of(trust: Trust) -> tuple[RevocationList, ...]:

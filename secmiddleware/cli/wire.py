@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import ssl
 from contextlib import suppress
@@ -50,6 +51,11 @@ def handshake_refusal(port: int, context: ssl.SSLContext) -> str | None:
             return None
 
 
+def _has_ended(connection: ssl.SSLSocket) -> bool:
+    """Whether the server has said farewell to a connection that was idle: nothing else is due from it now."""
+    return bool(select.select([connection], [], [], 0)[0])
+
+
 def _wrapped(plain: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
     """The connection before its handshake: whoever is interrupted during that, has it and can close it."""
     return context.wrap_socket(plain, server_hostname="localhost", do_handshake_on_connect=False)
@@ -65,6 +71,8 @@ class Caller:
 
     def call(self, method: str, path: str, body: bytes = b"", traceparent: str | None = None) -> Call:
         """Send a request and read its response. Raises OSError (SSLError is one) where that fails."""
+        if self._connection is not None and _has_ended(self._connection):
+            self.close()
         if self._connection is None:
             plain = socket.create_connection(("127.0.0.1", self._port), _SECONDS)
             self._connection = _wrapped(plain, self._context)

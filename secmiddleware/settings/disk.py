@@ -22,7 +22,13 @@ from secmiddleware.errors import ConfigError
 from secmiddleware.files import too_open
 from secmiddleware.identity.jwks import load_jwks
 from secmiddleware.settings.mistakes import Mistake, Note
-from secmiddleware.settings.models import KeysSettings, MtlsSettings, Settings, TokensSettings
+from secmiddleware.settings.models import (
+    KeysSettings,
+    MtlsSettings,
+    ProxySettings,
+    Settings,
+    TokensSettings,
+)
 from secmiddleware.settings.positions import KeyPath
 from secmiddleware.settings.review_routes import callers_named
 
@@ -34,8 +40,7 @@ def review_disk(settings: Settings, environ: Mapping[str, str]) -> Iterator[Note
     """What is wrong with the files that the settings name; the content of none is ever told."""
     yield from _trust(settings.mtls)
     for index, proxy in enumerate(settings.mtls.trusted_proxies):
-        for number, path in enumerate(proxy.trust):
-            yield from _bundle(path, ("mtls", "trusted_proxies", index, "trust", number))
+        yield from _proxy(proxy, ("mtls", "trusted_proxies", index))
     yield from _serials(settings)
     yield from _own_pair(settings.mtls)
     if settings.tokens is not None and find_spec("joserfc") is not None:
@@ -72,7 +77,26 @@ def _trust(mtls: MtlsSettings) -> Iterator[Note]:
             yield intermediates, ()
         else:
             issuers += intermediates
-    yield from _lists(mtls, tuple(issuers), unread=unread)
+    who: tuple[KeyPath, ...] = (("mtls", "trust"), ("mtls", "intermediates"))
+    hint = "name the certificate of its issuer in intermediates: lists of other CAs cannot be used"
+    for number, path in enumerate(mtls.crl):
+        yield from _list(path, ("mtls", "crl", number), tuple(issuers), None if unread else (hint, who))
+
+
+def _proxy(proxy: ProxySettings, here: KeyPath) -> Iterator[Note]:
+    issuers: list[x509.Certificate] = []
+    unread = False
+    for number, path in enumerate(proxy.trust):
+        anchors = _load((*here, "trust", number), path, load_anchors)
+        if isinstance(anchors, Mistake):
+            unread = True
+            yield anchors, ()
+        else:
+            issuers += anchors
+    hint = "name the certificate of its issuer in trust, beside it: lists of other CAs cannot be used"
+    for number, path in enumerate(proxy.crl if proxy.allow else ()):
+        who = None if unread else (hint, ((*here, "trust"),))
+        yield from _list(path, (*here, "crl", number), tuple(issuers), who)
 
 
 def _load(
@@ -90,21 +114,25 @@ def _load(
         return Mistake(key, str(error))
 
 
-def _lists(mtls: MtlsSettings, issuers: tuple[x509.Certificate, ...], *, unread: bool) -> Iterator[Note]:
-    """`unread`: not every file that may hold an issuer could be read, so that nobody is called unknown."""
-    who: tuple[KeyPath, ...] = (("mtls", "trust"), ("mtls", "intermediates"))
-    for index, path in enumerate(mtls.crl):
-        key: KeyPath = ("mtls", "crl", index)
-        try:
-            load_lists(path, issuers)
-        except UnknownIssuerError as error:
-            if not unread:
-                hint = (
-                    "name the certificate of its issuer in intermediates: lists of other CAs cannot be used"
-                )
-                yield Mistake(key, str(error), hint), who
-        except CertificateError as error:
-            yield Mistake(key, str(error)), ()
+def _list(
+    path: Path,
+    key: KeyPath,
+    issuers: tuple[x509.Certificate, ...],
+    unknown: tuple[str, tuple[KeyPath, ...]] | None,
+) -> Iterator[Note]:
+    """What is wrong with a file of lists.
+
+    `unknown`: what to do where nobody knows an issuer, and what says who is known; None where not every file
+    that may hold an issuer could be read, so that nobody is called unknown.
+    """
+    try:
+        load_lists(path, issuers)
+    except UnknownIssuerError as error:
+        if unknown is not None:
+            hint, who = unknown
+            yield Mistake(key, str(error), hint), who
+    except CertificateError as error:
+        yield Mistake(key, str(error)), ()
 
 
 def _serials(settings: Settings) -> Iterator[Note]:

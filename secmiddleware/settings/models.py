@@ -169,6 +169,11 @@ class ProxySettings(Section):
     trust: tuple[PathSetting, ...] = Field(
         default=(), max_length=100, description="The CAs of the proxies' certificates, of them alone."
     )
+    crl: tuple[PathSetting, ...] = Field(
+        default=(),
+        max_length=100,
+        description="Lists of revoked certificates of proxies, in PEM or DER; missing_crl is as in [mtls].",
+    )
 
 
 TrustedProxy = Annotated[

@@ -51,6 +51,9 @@ def _proxy(mtls: MtlsSettings, proxy: ProxySettings, here: KeyPath) -> Iterator[
         yield Mistake((*here, "trust"), message, 'name their CA, as in trust = ["pki/proxies.pem"]'), ()
     if proxy.trust and not proxy.allow:
         yield Mistake((*here, "trust"), "is of no use without allow, the names of the proxies"), ()
+    if proxy.crl and not proxy.allow:
+        message = "is of no use without allow: only proxies that show a certificate can have one revoked"
+        yield Mistake((*here, "crl"), message), ()
     if proxy.allow and mtls.certificate is None:
         message = "asks the proxy for a certificate, but this server has none of its own to do TLS with"
         yield Mistake((*here, "allow"), message, "set mtls.certificate and mtls.key"), ()

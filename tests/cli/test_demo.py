@@ -295,9 +295,12 @@ def test_the_other_world_is_shown_in_the_same_steps(tmp_path: Path) -> None:
         assert lines[-1] == AS_TOLD
 
 
-def test_a_broker_announces_the_rotation(tmp_path: Path, redis_url: str) -> None:
-    with demo(tmp_path, "--broker", redis_url) as shown:
+@pytest.mark.parametrize(("broker", "scheme"), [("redis_url", "redis"), ("amqp_url", "amqp")])
+def test_a_broker_announces_the_rotation(
+    tmp_path: Path, request: pytest.FixtureRequest, broker: str, scheme: str
+) -> None:
+    with demo(tmp_path, "--broker", request.getfixturevalue(broker)) as shown:
         assert shown.ends() == 0, shown.text()
         last = shown.text().partition(STEPS[-1])[2]
-        assert "announced over redis://" in last
+        assert f"announced over {scheme}://" in last
         assert len(re.findall(r"was told by a notice|saw it in the file", last)) == 2

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from secmiddleware.certificates.contexts import _Socket, server_context
+from secmiddleware.certificates.contexts import server_context
+from secmiddleware.certificates.handshakes import FullSocket
 from secmiddleware.certificates.trust import load_anchors
 from secmiddleware.servers import late_handshakes
 from secmiddleware.servers.late_handshakes import Door
@@ -28,7 +29,7 @@ class RefusedError(Exception):
 def resuming(pki: Pki) -> ssl.SSLContext:
     """A context that resumes sessions, as ours do only where two clients come between each other."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.sslsocket_class = _Socket
+    context.sslsocket_class = FullSocket
     context.load_cert_chain(pki.certificate, pki.key)
     context.load_verify_locations(pki.ca)
     context.maximum_version = ssl.TLSVersion.TLSv1_2

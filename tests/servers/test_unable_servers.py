@@ -8,6 +8,7 @@ import pytest
 
 from secmiddleware.server_kinds import DAPHNE, GRANIAN, HYPERCORN_TRIO, ServerKind
 from servers.pki import Pki
+from servers.serving import until
 from servers.shown import answers, ask_plainly, free_port, furnish, refused, running
 
 APP = "shown_app:app"
@@ -50,6 +51,55 @@ def test_without_a_lifespan_every_request_fails_and_the_way_out_is_told_once(
             response = ask_plainly(port, target)
             assert (response.status, response.code) == (500, "internal_error")
     assert output.text.count(kind.refusal()) == 1
+
+
+DJANGO = """
+import django, logging
+from django.conf import settings
+from django.http import HttpResponse
+from django.urls import re_path
+
+logging.basicConfig()
+settings.configure(
+    SECRET_KEY="tests only", ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, LOGGING_CONFIG=None,
+    INSTALLED_APPS=["secmiddleware_django"], MIDDLEWARE=["secmiddleware_django.SecMiddleware"],
+    SECMIDDLEWARE="secmiddleware.toml",
+)
+django.setup()
+urlpatterns = [re_path("", lambda request: HttpResponse(str(request.client_identity)))]
+from django.core.asgi import get_asgi_application
+app = get_asgi_application()
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [
+        (DAPHNE, ("daphne", "--port")),
+        (GRANIAN, ("granian", "--interface", "asginl", "--port")),
+        (GRANIAN, ("granian", "--interface", "asgi", "--port")),
+    ],
+    ids=["daphne", "granian without a lifespan", "granian"],
+)
+def test_under_django_every_request_fails_and_the_way_out_is_told_once(
+    tmp_path: Path, pki: Pki, kind: ServerKind, command: tuple[str, ...]
+) -> None:
+    furnish(tmp_path, pki, django_app=DJANGO)
+    port = free_port()
+    with running(tmp_path, pki, port, *command, str(port), "django_app:app", plain=True) as output:
+        for target in ("/", "/healthz", "/maybe/x"):
+            response = ask_plainly(port, target)
+            assert (response.status, response.code) == (500, "internal_error")
+        until(lambda: kind.refusal() in output.text, "it is told")
+    assert output.text.count(kind.refusal()) == 1
+
+
+def test_under_django_they_serve_where_nobody_has_to_be_known(tmp_path: Path, pki: Pki) -> None:
+    furnish(tmp_path, pki, django_app=DJANGO, routes=LENIENT, client="optional")
+    port = free_port()
+    with running(tmp_path, pki, port, "daphne", "--port", str(port), "django_app:app", plain=True):
+        response = ask_plainly(port)
+        assert (response.status, response.body) == (200, b"None")
 
 
 def test_hypercorns_trio_worker_is_refused_at_the_lifespan(tmp_path: Path, pki: Pki) -> None:

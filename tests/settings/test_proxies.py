@@ -52,6 +52,9 @@ WRONG = {
         '{ allow = ["dns:edge.internal"], trust = ["pki/none.pem"] }',
         "trusted_proxies[0].trust[0]", "no file",
     ),
+    "lists without names": (
+        '{ address = "10.0.0.5", crl = ["pki/crl.pem"] }', "trusted_proxies[0].crl", "without allow",
+    ),
     "a key that is none": ('{ adress = "10.0.0.5" }', "trusted_proxies[0].adress", "unknown key"),
     "a number": ("5", "trusted_proxies[0]", "text"),
 }  # fmt: skip

@@ -51,6 +51,13 @@ class Shell(Protocol):
     def __call__(self, manager: SecurityManager, observer: Observer | None, request: Request) -> Answer: ...
 
 
+class _Patient(Call):
+    """A client who waits for the answer: Django listens for one who does not."""
+
+    async def receive(self) -> dict[str, Any]:
+        return await super().receive() if self._messages else await asyncio.Event().wait()
+
+
 def through_asgi(manager: SecurityManager, observer: Observer | None, request: Request) -> Answer:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if request.look is not None:
@@ -62,7 +69,11 @@ def through_asgi(manager: SecurityManager, observer: Observer | None, request: R
         await send({"type": "http.response.start", "status": request.status, "headers": headers})
         await send({"type": "http.response.body", "body": body if request.says is None else request.says})
 
-    shell = asgi.SecMiddleware(request.wrap(app), config=manager, observer=observer)
+    return drive_asgi(asgi.SecMiddleware(request.wrap(app), config=manager, observer=observer), request)
+
+
+def drive_asgi(shell: Any, request: Request) -> Answer:
+    """What comes of the request where `shell` is an ASGI app that has ours in it."""
     headers = [(name.encode(), value.encode()) for name, value in (*request.headers, JSON)]
     scope = http_scope(
         request.path,
@@ -71,7 +82,7 @@ def through_asgi(manager: SecurityManager, observer: Observer | None, request: R
         headers=headers,
         query_string=request.query.encode(),
     )
-    server = Call(scope, *body_messages(request.body))
+    server = _Patient(scope, *body_messages(request.body))
     raised: Exception | None = None
     try:
         asyncio.run(server.to(shell))
@@ -93,7 +104,11 @@ def through_wsgi(manager: SecurityManager, observer: Observer | None, request: R
         start_response(f"{request.status} Whatever", [("Content-Type", "application/json")])
         return [body if request.says is None else request.says]
 
-    shell = wsgi.SecMiddleware(request.wrap(app), config=manager, observer=observer)
+    return drive_wsgi(wsgi.SecMiddleware(request.wrap(app), config=manager, observer=observer), request)
+
+
+def drive_wsgi(shell: Any, request: Request) -> Answer:
+    """What comes of the request where `shell` is a WSGI app that has ours in it."""
     environ: dict[str, Any] = {
         "REQUEST_METHOD": request.method,
         "SCRIPT_NAME": "",

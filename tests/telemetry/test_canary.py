@@ -17,11 +17,15 @@ import pytest
 from secmiddleware.certificates.authority import Authority
 from secmiddleware.messages import IDENTITY_KEY, Presented
 from secmiddleware.telemetry.audit import AuditObservation, AuditObserver
+from telemetry.adapters import ADAPTERS
 from telemetry.conftest import Shop, presented
 from telemetry.seeing import Sdk
-from telemetry.shells import Answer, Request, Shell
+from telemetry.shells import SHELLS, Answer, Request, Shell
 
 CANARY = "canary-5f1c93e2"
+
+
+EVERY = {**SHELLS, **ADAPTERS}
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,7 @@ def _all_logs(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 @pytest.mark.parametrize("trusting", ["always", "never"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("shell", EVERY.values(), ids=EVERY)
 def test_a_secret_is_found_nowhere(
     shop: Shop, sdk: Sdk, shell: Shell, case: Case, trusting: str, caplog: pytest.LogCaptureFixture
 ) -> None:
