@@ -44,6 +44,7 @@ VALUE: Final = rb"(?:" + STRING + rb"|" + SCALAR + rb"|[\[{]" + CONTENT + rb"[\]
 
 _VALUE_AT: Final = re.compile(VALUE, re.DOTALL)
 _BRACKET: Final = re.compile(rb'[^"\[\]{}]*+(?:' + STRING + rb'[^"\[\]{}]*+)*+([\[\]{}])', re.DOTALL)
+_SEPARATOR: Final = re.compile(SEPARATOR)
 _LONE_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 _raw: Final = msgspec.json.Decoder(msgspec.Raw)
@@ -83,6 +84,12 @@ def _check_grammar(text: bytes, max_depth: int) -> None:
         if not surrogates:
             raise
         decode_shallow(_raw.decode, mended, max_depth)
+
+
+def after_separator(body: bytes, position: int) -> int:
+    """Where the next member, element or closing bracket begins."""
+    found = _SEPARATOR.match(body, position)
+    return position if found is None else found.end()
 
 
 def end_of_value(body: bytes, start: int) -> int:

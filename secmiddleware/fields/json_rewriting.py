@@ -10,27 +10,27 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from typing import Final, Literal
 
-import msgspec
-
+from secmiddleware.fields.json_pieces import SMALL, Pieces, Sieve
 from secmiddleware.fields.json_reading import (
     MAX_DEPTH,
     SEPARATOR,
     STRING,
     VALUE,
     WS,
-    UnreadableJSON,
+    after_separator,
     check,
     end_of_value,
-    is_shallow,
-    text_of_string,
 )
-from secmiddleware.fields.json_shortcut import ESCAPED_SIMPLE, SIMPLE_NAME, Shortcut
+from secmiddleware.fields.json_shapes import ESCAPED_SIMPLE, SIMPLE_NAME
+from secmiddleware.fields.json_shortcut import Shortcut
 from secmiddleware.fields.json_states import State, build
+from secmiddleware.fields.json_walk import DuplicateName, Hit, walked
 from secmiddleware.fields.marks import Descend, Mark, Name
+
+__all__ = ["MAX_HITS", "DuplicateName", "Duplicates", "Hit", "Locator", "TooManyHits", "splice"]
 
 Duplicates = Literal["reject", "all"]
 
@@ -47,18 +47,6 @@ class TooManyHits(ValueError):  # noqa: N818  (a fact about a body, for whoever 
     """A body with more marked values than are allowed."""
 
 
-class DuplicateName(UnreadableJSON):
-    """An object on the way to a mark that has a name of that way twice: which one counts, nobody can tell."""
-
-
-class Hit(msgspec.Struct, frozen=True, gc=False):
-    """A marked value: the bytes from `start` to `end`, and the index of the first mark that selects it."""
-
-    start: int
-    end: int
-    mark: int
-
-
 class Locator:
     """Finds the values that any of a set of marks selects. Compiled once, used for every body.
 
@@ -73,7 +61,7 @@ class Locator:
         max_depth: int = MAX_DEPTH,
         max_hits: int = MAX_HITS,
     ) -> None:
-        """`duplicates`: members of one name in one object, at a step of a mark, are unreadable or all marked."""
+        """`duplicates`: members of one name in one object, at a step of a mark, are refused, or all count."""
         self._unique = duplicates == "reject"
         self._max_depth = max_depth
         self._max_hits = max_hits
@@ -83,6 +71,7 @@ class Locator:
         simple = all(SIMPLE_NAME.fullmatch(name) for name in names)
         self._escape = ESCAPED_SIMPLE if simple else re.compile(rb"\\")
         self._sweep = _sweep_for(marks)
+        self._sieves: dict[State, Sieve | None] = {}
         self._shortcut = _shortcut(self._root, unique=self._unique, max_depth=max_depth)
 
     def locate(self, body: bytes) -> list[Hit]:
@@ -110,8 +99,15 @@ class Locator:
                 return self._up_to_the_limit(_swept(body, self._sweep, unique=self._unique))
             except _NeedsTheWalk:
                 pass
-        text = _match(_SPACE, body, start).end()
-        return self._up_to_the_limit(_walked(body, text, self._root, unique=self._unique))
+        if self._root is None:
+            return []
+        start = after_separator(body, start)
+        if len(body) < SMALL:
+            hits = walked(body, start, self._root, unique=self._unique)
+        else:
+            text = memoryview(body)[start : len(body.rstrip(b" \t\n\r"))]
+            hits = Pieces(body, self._sieves, unique=self._unique).hits(start, text, self._root)
+        return self._up_to_the_limit(hits)
 
     def _up_to_the_limit(self, found: Iterator[Hit]) -> list[Hit]:
         hits = list(islice(found, self._max_hits + 1))
@@ -194,111 +190,8 @@ def _swept(body: bytes, sweep: _Sweep, *, unique: bool) -> Iterator[Hit]:
             raise _NeedsTheWalk
         start, position = position, end_of_value(body, position)
         if unique:
-            rest = _match(sweep.rest, body, position)
-            if rest[1] is None:
+            rest = sweep.rest.match(body, position)
+            if rest is None or rest[1] is None:
                 raise _NeedsTheWalk
             end_of_object = rest.end()
         yield Hit(start, position, sweep.marks[found[1]])
-
-
-# --- All other marks: a walk through what the automaton wants.
-
-_SPACE: Final = re.compile(WS)
-_SEPARATOR: Final = re.compile(SEPARATOR)
-
-_Place = tuple[int, State | None, bool]
-"""Where the next value of interest begins, what is wanted of it, True; or where all ends, None, False."""
-
-
-class _InObject:
-    """The walk through the members of one object."""
-
-    __slots__ = ("_seen", "_state")
-
-    def __init__(self, state: State, *, unique: bool) -> None:
-        self._state = state
-        self._seen: set[str] | None = set() if unique else None
-
-    def proceed(self, body: bytes, position: int) -> _Place:
-        found = _match(self._state.next_member, body, position)
-        literal: bytes | None = found[1]
-        if literal is None:
-            return found.end(), None, False
-        name = text_of_string(literal) if b"\\" in literal else literal[1:-1].decode("utf-8")
-        if name is None or name not in self._state.members:
-            return found.end(), self._state.other_members, True
-        if self._seen is not None:
-            if name in self._seen:
-                raise DuplicateName
-            self._seen.add(name)
-        return found.end(), self._state.members[name], True
-
-
-class _InArray:
-    """The walk through the elements of one array."""
-
-    __slots__ = ("_index", "_jumps", "_state")
-
-    def __init__(self, state: State) -> None:
-        self._state = state
-        self._index = 0
-        self._jumps = state.other_elements is None
-
-    def proceed(self, body: bytes, position: int) -> _Place:
-        state = self._state
-        wanted = state.next_index(self._index)
-        if wanted is None:
-            found = _match(state.next_element, body, position)
-            return found.end(), state.other_elements, found[1] is None
-        if self._jumps and wanted > self._index:
-            found = _match(_steps_over(wanted - self._index), body, position)
-            if found[1] is not None:
-                return found.end(), None, False
-            if is_shallow(body, found.end()):
-                self._index = wanted + 1
-                return found.end(), state.elements[wanted], True
-            # It may have stopped early, at an element too deep for it: from here on each one is counted.
-            self._jumps = False
-        position = _match(_SEPARATOR, body, position).end()
-        if body[position] == _CLOSE_ARRAY:
-            return position + 1, None, False
-        self._index += 1
-        return position, state.elements.get(self._index - 1, state.other_elements), True
-
-
-@lru_cache(maxsize=256)
-def _steps_over(elements: int) -> re.Pattern[bytes]:
-    # No body has 2**31 elements; a regular expression has a limit of its own at 2**32.
-    count = b"%d" % min(elements, 1 << 31)
-    return re.compile(
-        rb"(?:" + SEPARATOR + VALUE + rb"){0," + count + rb"}+" + SEPARATOR + rb"(\])?", re.DOTALL
-    )
-
-
-def _walked(body: bytes, position: int, root: State | None, *, unique: bool) -> Iterator[Hit]:
-    """The hits in the value that begins at `position`, in order."""
-    inside: list[_InObject | _InArray] = []
-    wanted = root
-    while True:
-        opening = body[position]
-        if wanted is not None and wanted.wants_within(opening):
-            inside.append(_InObject(wanted, unique=unique) if opening == _OPEN_OBJECT else _InArray(wanted))
-            position += 1
-        else:
-            start, position = position, end_of_value(body, position)
-            if wanted is not None and wanted.mark is not None:
-                yield Hit(start, position, wanted.mark)
-        more = False
-        while inside and not more:
-            position, wanted, more = inside[-1].proceed(body, position)
-            if not more:
-                inside.pop()
-        if not more:
-            return
-
-
-def _match(pattern: re.Pattern[bytes], body: bytes, position: int) -> re.Match[bytes]:
-    found = pattern.match(body, position)
-    if found is None:
-        raise UnreadableJSON  # not after `check`
-    return found
