@@ -18,18 +18,9 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from secmiddleware.fields.json_reading import SEPARATOR, STRING, WS, after_separator
-from secmiddleware.fields.json_shapes import (
-    ESCAPED_SIMPLE,
-    Array,
-    Object,
-    Part,
-    finder_of,
-    passed,
-    shape_of,
-    starts_of,
-)
-from secmiddleware.fields.json_states import State
-from secmiddleware.fields.json_walk import Hit, walked
+from secmiddleware.fields.json_shapes import ESCAPED_SIMPLE, Array, Finder, Object, Part, passed, shape_of
+from secmiddleware.fields.json_states import Hit, State
+from secmiddleware.fields.json_walk import walked
 
 # Below it, the walk is as quick.
 SMALL: Final = 16 * 1024
@@ -66,7 +57,7 @@ class Sieve:
         shape, self._part = shape_of(wanted, (), in_array=True)
         self._decoder = msgspec.json.Decoder(list[shape])  # type: ignore[valid-type]
         names, _ = passed(self._part, in_array=True)
-        self._passed = tuple((name, finder_of(name)) for name in sorted(names))
+        self._passed = tuple((name, Finder(name)) for name in sorted(names))
 
     def sift(self, value: _Text, body: bytes, start: int, *, escaped: bool) -> list[int]:
         """The indices of those elements of `value`, which begins at `start`, that may have a hit inside.
@@ -86,9 +77,7 @@ class Sieve:
         _sift(self._part, elements, range(len(elements)), counts, found)
         end = start + len(value)
         for name, finder in self._passed:
-            if counts[name] != body.count(b'"%s"' % name.encode("ascii"), start, end) and (
-                counts[name] != len(starts_of(finder, body, start, end))
-            ):
+            if not finder.stands(counts[name], body, (start, end)):
                 raise LookupError
         return sorted(found)
 
@@ -159,8 +148,7 @@ class Pieces:
 
     def _in_array(self, start: int, value: _Text, state: State) -> list[_Piece] | None:
         """The elements in which something is wanted; None where they are not told apart so, or too small."""
-        end = start + len(value)
-        if len(value) < _SHORT * self._body.count(b",", start, end):
+        if len(value) < _SHORT * self._body.count(b",", start, start + len(value)):
             return None
         try:
             elements = _elements.decode(value)

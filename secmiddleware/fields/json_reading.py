@@ -24,6 +24,8 @@ SCALAR: Final = rb"[-+.0-9A-Za-z]++"
 WS: Final = rb"[ \t\n\r]*+"
 SEPARATOR: Final = rb"[ \t\n\r,]*+"
 """Between members or elements. That commas stand where they must has been checked."""
+COLON: Final = rb"[ \t\n\r:]*+"
+"""Between a name and its value; likewise."""
 
 # The depth to which containers are stepped over by one regular expression, which has no recursion: each level
 # is written out. What is deeper is counted bracket by bracket.

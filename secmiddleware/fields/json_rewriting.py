@@ -26,8 +26,8 @@ from secmiddleware.fields.json_reading import (
 )
 from secmiddleware.fields.json_shapes import ESCAPED_SIMPLE, SIMPLE_NAME
 from secmiddleware.fields.json_shortcut import Shortcut
-from secmiddleware.fields.json_states import State, build
-from secmiddleware.fields.json_walk import DuplicateName, Hit, walked
+from secmiddleware.fields.json_states import Hit, State, build
+from secmiddleware.fields.json_walk import DuplicateName, walked
 from secmiddleware.fields.marks import Descend, Mark, Name
 
 __all__ = ["MAX_HITS", "DuplicateName", "Duplicates", "Hit", "Locator", "TooManyHits", "splice"]
@@ -82,15 +82,21 @@ class Locator:
                 duplicates are rejected, a DuplicateName.
             TooManyHits: there are more than `max_hits` of them.
         """
-        if self._shortcut is not None and (spans := self._shortcut.find(body)) is not None:
-            if len(spans) > self._max_hits:
-                raise TooManyHits
-            return [Hit(*span) for span in spans]
-        return self.walk(body)
+        if self._shortcut is None or (root := self._shortcut.read(body)) is None:
+            return self.walk(body)
+        hits = self._shortcut.find(body, root)
+        if hits is None:
+            return self.walk(body, checked=True)
+        if len(hits) > self._max_hits:
+            raise TooManyHits
+        return hits
 
-    def walk(self, body: bytes) -> list[Hit]:
-        """As `locate`, without the shortcut: right for all marks and bodies, and several times slower."""
-        start = check(body, self._max_depth)
+    def walk(self, body: bytes, *, checked: bool = False) -> list[Hit]:
+        """As `locate`, without the shortcut: right for all marks and bodies, and slower.
+
+        `checked` says that the whole body is JSON, no deeper than allowed, without a byte order mark.
+        """
+        start = 0 if checked else check(body, self._max_depth)
         escaped = self._escape.search(body) is not None
         if not escaped and not any(all(name in body for name in needs) for needs in self._needs):
             return []

@@ -7,11 +7,9 @@ digits, `-` and `_`.
 from __future__ import annotations
 
 import re
-import sys
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import dataclass
+from itertools import chain, islice
 from operator import attrgetter
 from typing import Any, Final
 
@@ -26,6 +24,11 @@ ESCAPED_SIMPLE: Final = re.compile(rb"\\u00[2-7]")
 """An escape that may stand for a character of a simple name, which has only this form of it (RFC 8259 §7)."""
 
 _QUOTE: Final = ord('"')
+# Below it, two searches for a text are quicker than one for a pattern.
+_SHORT: Final = 4096
+
+Values = list[tuple["Value", list[Raw]]]
+"""The values of each mark, in the order of the body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +39,22 @@ class Value:
     name: str
     trunk: tuple[str, ...]
 
+    def gather(self, values: list[Any], _counts: dict[str, int], found: Values) -> None:
+        """Adds the values, all those that msgspec has for this part, to what was found."""
+        found.append((self, values))
+
 
 @dataclass(frozen=True, slots=True)
 class Array:
     """An array, all elements of which are looked into."""
 
     elements: Part
+
+    def gather(self, values: list[Any], counts: dict[str, int], found: Values) -> None:
+        """Adds what is in the values, all those that msgspec has for this part."""
+        inner = values[0] if len(values) == 1 else list(chain.from_iterable(filter(None, values)))
+        if inner:
+            self.elements.gather(inner, counts, found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +63,25 @@ class Object:
 
     members: tuple[tuple[attrgetter[Any], str, Part], ...]
 
+    def gather(self, values: list[Any], counts: dict[str, int], found: Values) -> None:
+        """Adds what is in the values, all those that msgspec has for this part, and counts their members."""
+        if None in values:
+            values = [value for value in values if value is not None]
+        for get, name, member in self.members:
+            inner = [value for value in map(get, values) if value is not UNSET]
+            if inner:
+                counts[name] = counts.get(name, 0) + len(inner)
+                member.gather(inner, counts, found)
+
 
 Part = Value | Array | Object
-
-
-@dataclass(slots=True)
-class Seen:
-    """What msgspec has seen: how many members of each name, and the values of each mark, in their order."""
-
-    members: Counter[str] = field(default_factory=Counter)
-    values: list[tuple[Value, list[Raw]]] = field(default_factory=list)
 
 
 def shape_of(state: State, trunk: tuple[str, ...], *, in_array: bool) -> tuple[Any, Part]:
     """What msgspec is to make of a value, and what is looked for in that.
 
-    A value of another type than the marks expect, null apart, makes msgspec refuse the body.
+    A value of another type than the marks expect, null apart, makes msgspec refuse the body. Raises
+    LookupError where there is no such shape.
     """
     if state.elements or (state.other_elements is None) != (state.other_members is None):
         raise LookupError("an index, or a name at any depth")
@@ -91,7 +107,7 @@ def shape_of(state: State, trunk: tuple[str, ...], *, in_array: bool) -> tuple[A
         names[attribute] = name
         shapes.append((attribute, shape | UnsetType, UNSET))
         members.append((attrgetter(attribute), name, part))
-    wanted_members = msgspec.defstruct("WantedMembers", shapes, rename=names, gc=False)
+    wanted_members = msgspec.defstruct("WantedMembers", shapes, rename=names, gc=False, eq=False)
     return wanted_members | None, Object(tuple(members))
 
 
@@ -125,31 +141,36 @@ def passed(part: Part, *, in_array: bool = False) -> tuple[set[str], set[str]]:
     return inside.union(*(one for one, _ in deeper)), outside.union(*(other for _, other in deeper))
 
 
-def gather(part: Part, values: list[Any], seen: Seen) -> None:
-    """Counts what is in `values`, all those that msgspec has for one part, in the order of the body."""
-    match part:
-        case Value():
-            seen.values.append((part, values))
-        case Array(elements):
-            inner = list(chain.from_iterable(value for value in values if value is not None))
-            if inner:
-                gather(elements, inner, seen)
-        case Object(members):
-            if values[0] is None or values[-1] is None or None in values:
-                values = [value for value in values if value is not None]
-            for get, name, member in members:
-                inner = [value for value in map(get, values) if value is not UNSET]
-                if inner:
-                    seen.members[name] += len(inner)
-                    gather(member, inner, seen)
+class Finder:
+    """Finds where a simple name stands in quotes with a colon behind it, be it in a string or not."""
 
+    __slots__ = ("_pattern", "_quoted")
 
-def finder_of(name: str) -> re.Pattern[bytes]:
-    """Finds a simple name with a colon behind it; its first quote is `starts_of`'s to look at."""
-    # A quote is far more frequent than any letter.
-    return re.compile(name.encode("ascii") + rb'"' + WS + rb":" + WS)
+    def __init__(self, name: str) -> None:
+        self._quoted = b'"%s"' % name.encode("ascii")
+        # Without its first quote, which is far more frequent than any letter.
+        self._pattern = re.compile(self._quoted[1:] + WS + rb":" + WS)
 
+    def starts(self, body: bytes, due: int) -> list[int] | None:
+        """Where the values behind the name begin; None where they are not as many as are due."""
+        if due == 1 and len(body) < _SHORT:
+            place = body.find(self._quoted)
+            if place >= 0 and body.find(self._quoted, place + 1) < 0:
+                found = self._pattern.match(body, place + 1)
+                return None if found is None else [found.end()]
+        # One too many is enough to know.
+        starts = list(islice(self._places(body, 0, len(body)), due + 1))
+        return starts if len(starts) == due else None
 
-def starts_of(finder: re.Pattern[bytes], body: bytes, start: int = 0, end: int = sys.maxsize) -> list[int]:
-    """Where a value begins that stands behind the name in quotes and a colon, be it in a string or not."""
-    return [found.end() for found in finder.finditer(body, start, end) if body[found.start() - 1] == _QUOTE]
+    def stands(self, due: int, body: bytes, *parts: tuple[int, int]) -> bool:
+        """Whether it stands so often as is due in these parts of the body."""
+        if sum(body.count(self._quoted, start, end) for start, end in parts) == due:
+            return True
+        return due == sum(1 for start, end in parts for _ in self._places(body, start, end))
+
+    def _places(self, body: bytes, start: int, end: int) -> Iterator[int]:
+        return (
+            found.end()
+            for found in self._pattern.finditer(body, start, end)
+            if body[found.start() - 1] == _QUOTE
+        )

@@ -13,29 +13,18 @@ marked.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from itertools import takewhile
+from collections.abc import Mapping
+from itertools import chain, repeat, takewhile
+from operator import attrgetter
+from typing import Any, Final
 
 import msgspec
-from msgspec import Raw
 
 from secmiddleware.fields.json_depth import TooDeep, decode_shallow
-from secmiddleware.fields.json_shapes import (
-    ESCAPED_SIMPLE,
-    Seen,
-    Value,
-    finder_of,
-    gather,
-    leaves,
-    passed,
-    shape_of,
-    starts_of,
-)
-from secmiddleware.fields.json_states import State
+from secmiddleware.fields.json_shapes import ESCAPED_SIMPLE, Finder, Values, leaves, passed, shape_of
+from secmiddleware.fields.json_states import Hit, State
 
-Span = tuple[int, int, int]
-"""A marked value: where it starts, where it ends, and its mark."""
+_START: Final = attrgetter("start")
 
 
 class Shortcut:
@@ -48,85 +37,90 @@ class Shortcut:
     def __init__(self, root: State, *, unique: bool, max_depth: int) -> None:
         """`unique`: also the names on the way to a mark must each be there once."""
         shape, self._part = shape_of(root, (), in_array=False)
-        self._decoder = msgspec.json.Decoder(shape)
+        self._decode = msgspec.json.Decoder(shape).decode
         self._max_depth = max_depth
         marked = {leaf.name for leaf in leaves(self._part)}
-        self._finders = {name: finder_of(name) for name in marked}
         inside, outside = passed(self._part)
-        names = inside | outside
-        if marked & names:
+        if not marked.isdisjoint(inside | outside):
             raise LookupError("a name that is marked here and passed there")
-        self._passed = tuple((name, finder_of(name)) for name in sorted(names)) if unique else ()
+        self._marked = tuple((name, Finder(name)) for name in sorted(marked))
+        self._passed = tuple((name, Finder(name)) for name in sorted(inside | outside))
         self._only_outside = outside - inside
+        self._unique = unique
 
-    def find(self, body: bytes) -> list[Span] | None:
-        """Every marked value, in order; None where that cannot be proven, be the body JSON or not."""
-        if b"\\" in body and ESCAPED_SIMPLE.search(body) is not None:
-            return None
+    def read(self, body: bytes) -> object:
+        """What a body has of the marks; None where that, or whether it may be read at all, is unknown."""
         try:
             if not body.isascii():
-                body.decode("utf-8")
-            root = decode_shallow(self._decoder.decode, body, self._max_depth)
+                body.decode("utf-8")  # msgspec does not look at what it steps over
+            return decode_shallow(self._decode, body, self._max_depth)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TooDeep):
             return None
-        seen = Seen()
-        gather(self._part, [root], seen)
-        spans: list[Span] = []
-        for name, finder in self._finders.items():
-            starts = starts_of(finder, body)
-            if len(starts) != seen.members[name]:
+
+    def find(self, body: bytes, root: Any) -> list[Hit] | None:
+        """Every marked value, in order, of a body that was read; None where that cannot be proven."""
+        if b"\\" in body and ESCAPED_SIMPLE.search(body) is not None:
+            return None
+        counts: dict[str, int] = {}
+        values: Values = []
+        self._part.gather([root], counts, values)
+        hits: list[Hit] = []
+        for name, finder in self._marked:
+            starts = finder.starts(body, counts.get(name, 0))
+            if starts is None:
                 return None
             if starts:
-                groups = [group for group in seen.values if group[0].name == name]
-                if len(groups) > 1 and not _put_in_order(groups, seen, body):
+                found = self._hits(name, starts, counts, values, body)
+                if found is None:
                     return None
-                spans += _spans(starts, groups)
-        if len(self._finders) > 1:
-            spans.sort()
-        for name, finder in self._passed:
-            if not self._is_unique(name, finder, seen, body, spans):
-                return None
-        return spans
+                hits += found
+        if len(hits) > 1 and len(self._marked) > 1:
+            hits.sort(key=_START)
+        if self._unique and not self._are_unique(counts, hits, len(values), body):
+            return None
+        return hits
 
-    def _is_unique(
-        self, name: str, finder: re.Pattern[bytes], seen: Seen, body: bytes, spans: list[Span]
-    ) -> bool:
-        """Whether every occurrence of a name on the way is one that msgspec has seen."""
-        due = seen.members[name]
-        first = last = 0
-        if spans and name in self._only_outside and len(seen.values) == 1:
-            # Between two values of one mark is nothing but the inside of one array.
-            first, last = spans[0][0], spans[-1][1]
-        quoted = b'"%s"' % name.encode("ascii")
-        return body.count(quoted, 0, first) + body.count(quoted, last) == due or (
-            len(starts_of(finder, body)) == due
+    def _hits(
+        self, name: str, starts: list[int], counts: Mapping[str, int], values: Values, body: bytes
+    ) -> list[Hit] | None:
+        """The hits of all marks on one name; None where it cannot be told whose each value is."""
+        groups = values if len(values) == 1 else [group for group in values if group[0].name == name]
+        if len(groups) > 1 and not self._put_in_order(groups, counts, body):
+            return None
+        marks = chain.from_iterable(repeat(leaf.mark, len(raw)) for leaf, raw in groups)
+        lengths = map(len, chain.from_iterable(raw for _, raw in groups))
+        return [
+            Hit(start, start + length, mark)
+            for start, length, mark in zip(starts, lengths, marks, strict=True)
+        ]
+
+    def _put_in_order(self, groups: Values, counts: Mapping[str, int], body: bytes) -> bool:
+        """Puts the values of several marks, which have one name, in the order of the body, if it can be told.
+
+        It can where the ways to them part at names that are there once, in no array: what is behind one of
+        these ends before the next begins.
+        """
+        trunks = [leaf.trunk for leaf, _ in groups]
+        shared = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, zip(*trunks, strict=False)))
+        finders = dict(self._passed)
+        places: dict[int, int] = {}
+        for leaf, _ in groups:
+            name = leaf.trunk[shared] if len(leaf.trunk) > shared else ""
+            if counts.get(name) != 1 or name not in finders:
+                return False
+            starts = finders[name].starts(body, 1)
+            if starts is None:
+                return False
+            places[leaf.mark] = starts[0]
+        groups.sort(key=lambda group: places[group[0].mark])
+        return True
+
+    def _are_unique(self, counts: Mapping[str, int], hits: list[Hit], marks: int, body: bytes) -> bool:
+        """Whether the names on the way stand nowhere but where msgspec has seen them."""
+        everywhere = ((0, len(body)),)
+        # Between two values of one mark there is nothing but the inside of one array.
+        outside = ((0, hits[0].start), (hits[-1].end, len(body))) if hits and marks == 1 else everywhere
+        return all(
+            finder.stands(counts.get(name, 0), body, *(outside if name in self._only_outside else everywhere))
+            for name, finder in self._passed
         )
-
-
-def _put_in_order(groups: list[tuple[Value, list[Raw]]], seen: Seen, body: bytes) -> bool:
-    """Puts the values of several marks, which have one name, in the order of the body, if that can be told.
-
-    It can where the ways to them part at names that are there once, in no array: what is behind one of these
-    ends before the next begins.
-    """
-    trunks = [leaf.trunk for leaf, _ in groups]
-    shared = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, zip(*trunks, strict=False)))
-    if any(len(trunk) == shared for trunk in trunks):
-        return False
-    places: dict[int, int] = {}
-    for leaf, _ in groups:
-        name = leaf.trunk[shared]
-        starts = starts_of(finder_of(name), body)
-        if len(starts) != 1 or seen.members[name] != 1:
-            return False
-        places[leaf.mark] = starts[0]
-    groups.sort(key=lambda group: places[group[0].mark])
-    return True
-
-
-def _spans(starts: list[int], groups: list[tuple[Value, list[Raw]]]) -> Iterator[Span]:
-    position = iter(starts)
-    for leaf, values in groups:
-        for value in values:
-            start = next(position)
-            yield start, start + len(value), leaf.mark

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Final
 
-from secmiddleware.fields.json_reading import CONTENT, SCALAR, SEPARATOR, STRING, VALUE, WS
+import msgspec
+
+from secmiddleware.fields.json_reading import COLON, CONTENT, SCALAR, SEPARATOR, STRING, VALUE
 from secmiddleware.fields.marks import Descend, Index, Mark, Name, advances
 
 # Marks become states by the subset construction, which can double with every `[*]` behind a `..name`.
@@ -24,6 +26,14 @@ _Positions = frozenset[tuple[int, int]]
 """How far each mark has come: its index, and that of the step it stands before."""
 
 _ANY_ELEMENT: Final = Index(-1)
+
+
+class Hit(msgspec.Struct, frozen=True, gc=False):
+    """A marked value: the bytes from `start` to `end`, and the index of the first mark that selects it."""
+
+    start: int
+    end: int
+    mark: int
 
 
 class State:
@@ -46,7 +56,7 @@ class State:
     def next_member(self) -> re.Pattern[bytes]:
         """Steps over dull members; its group is the next name, or unset at the closing brace."""
         dull = rb"(?:" + SEPARATOR + self._dull_member(1) + rb")*+" + SEPARATOR
-        name = rb"(" + STRING + rb")" + WS + rb":" + WS
+        name = rb"(" + STRING + rb")" + COLON
         return re.compile(dull + rb"(?:" + name + rb"|\})", re.DOTALL)
 
     @cached_property
@@ -81,7 +91,7 @@ class State:
         # A name with an escape in it is never dull: what it says must be read first.
         wanted = rb"|".join(re.escape(name.encode("utf-8")) + rb'"' for name in sorted(self.members))
         value = VALUE if self.other_members is None else self.other_members.dull(depth - 1)
-        return rb'"' + (rb"(?!" + wanted + rb")" if wanted else b"") + rb'[^"\\]*+"' + WS + rb":" + WS + value
+        return rb'"' + (rb"(?!" + wanted + rb")" if wanted else b"") + rb'[^"\\]*+"' + COLON + value
 
 
 def build(marks: Sequence[Mark]) -> State | None:

@@ -11,18 +11,15 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final
 
-import msgspec
-
 from secmiddleware.fields.json_reading import (
     SEPARATOR,
     VALUE,
-    WS,
     UnreadableJSON,
     end_of_value,
     is_shallow,
     text_of_string,
 )
-from secmiddleware.fields.json_states import State
+from secmiddleware.fields.json_states import Hit, State
 
 _OPEN_OBJECT: Final = ord("{")
 _CLOSE_ARRAY: Final = ord("]")
@@ -32,15 +29,6 @@ class DuplicateName(UnreadableJSON):
     """An object on the way to a mark that has a name of that way twice: which one counts, nobody can tell."""
 
 
-class Hit(msgspec.Struct, frozen=True, gc=False):
-    """A marked value: the bytes from `start` to `end`, and the index of the first mark that selects it."""
-
-    start: int
-    end: int
-    mark: int
-
-
-_SPACE: Final = re.compile(WS)
 _SEPARATOR: Final = re.compile(SEPARATOR)
 
 _Place = tuple[int, State | None, bool]
