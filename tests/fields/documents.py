@@ -136,6 +136,9 @@ SIMPLE = ["ssn", "a", "b", "x-1", "Id_2"]
 
 def simple_marks(random):
     """Marks of names and `[*]`: what most people write."""
+    if random.random() < 0.15:  # one name at the end of several ways
+        last = Name(random.choice(SIMPLE))
+        return [Mark((Name(name), last)) for name in random.sample(SIMPLE, 2)]
     found = []
     for _ in range(random.choice([1, 1, 2, 3])):
         steps = [

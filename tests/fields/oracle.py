@@ -47,8 +47,8 @@ def depth(text):
 def marked(body, marks):
     """The hits, and whether an object has a name of a mark twice where the mark has it.
 
-    A hit is (start, end, index of the mark) in bytes; they are in order, outermost only; the first mark wins a
-    value.
+    A hit is (start, end, index of the mark) in bytes; they are in order, outermost only; the first mark wins
+    a value.
     """
     text = body.decode("utf-8")
     found = []

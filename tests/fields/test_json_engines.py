@@ -77,9 +77,11 @@ def disagreements(seed):
             duplicates = chance.choice(["reject", "all"])
             one = locators[duplicates]
             due = expected(body, marks, duplicates)
-            for way in (one.locate, one.walk):
-                if outcome(way, body) != due:
-                    found.append((seed, way.__name__, duplicates, [str(mark) for mark in marks], body))
+            found += (
+                (seed, way.__name__, duplicates, [str(mark) for mark in marks], body)
+                for way in (one.locate, one.walk)
+                if outcome(way, body) != due
+            )
             seen["hits"] += len(due) if isinstance(due, list) else 0
             if isinstance(due, str):
                 seen[due] += 1
@@ -104,3 +106,95 @@ def test_no_way_to_find_values_disagrees_in_100_000_random_documents():
     assert totals["shortcut with hits"] > DOCUMENTS // 50, totals
     assert totals["hits"] > DOCUMENTS // 4, totals
     assert min(totals["duplicate"], totals["unreadable"]) > DOCUMENTS // 500, totals
+
+
+@pytest.fixture(params=["as it is", "all ways"])
+def ways(request, monkeypatch):
+    """The sizes from which on a way is taken, as they are and so low that all bodies take it."""
+    if request.param == "all ways":
+        monkeypatch.setattr(json_pieces, "SMALL", 1)
+        monkeypatch.setattr(json_pieces, "_SHORT", 1)
+        monkeypatch.setattr(json_pieces, "_BATCH", 2)
+        monkeypatch.setattr(json_rewriting, "SMALL", 1)
+        monkeypatch.setattr(json_depth, "_LARGE", 1)
+
+
+@pytest.mark.usefixtures("ways")
+@pytest.mark.parametrize("path", PARSING, ids=lambda path: path.name)
+def test_every_way_takes_what_is_json_byte_for_byte_and_refuses_what_is_not(path):
+    body = path.read_bytes()
+    verdict = path.name[0]
+    for marks in (["$.no_such_name"], ["$.a", "$.b"], ["$[*].a", "$[*].id"], ["$[*].x", "$..y"], ["$[*][0]"]):
+        one = locator(*marks)
+        for locate in (one.locate, one.walk):
+            try:
+                hits = locate(body)
+            except UnreadableJSON:
+                assert verdict in "ni"
+            else:
+                assert verdict in "yi"
+                assert splice(body, hits, [body[hit.start : hit.end] for hit in hits]) == body
+
+
+@pytest.mark.usefixtures("ways")
+@pytest.mark.parametrize("case", CTS, ids=str)
+def test_every_way_selects_the_nodes_that_the_compliance_suite_selects(case):
+    body = json.dumps(case["document"], ensure_ascii=False, indent=1).encode()
+    nodes = jsonpath_rfc9535.find(case["selector"], case["document"])
+    outermost = [node.value for node in nodes if not any(is_inside(node, other) for other in nodes)]
+    one = locator(case["selector"])
+    for locate in (one.locate, one.walk):
+        hits = locate(body)
+        assert [json.loads(body[hit.start : hit.end]) for hit in hits] == outermost
+
+
+def is_inside(node, other):
+    return other is not node and other.location == node.location[: len(other.location)]
+
+
+def test_a_name_that_another_member_spells_with_an_escape_does_not_fool_the_count():
+    # One member is marked and the text does not show it, one is not and the text does: both counts are 1.
+    body = rb'{"items":[{"ss\u006e":"secret"}],"x":{"ssn":"public"}}'
+    one = locator("$.items[*].ssn", duplicates="reject")
+    assert outcome(one.locate, body) == outcome(one.walk, body) == [(22, 30, 0)]
+
+
+def test_values_of_two_marks_on_one_name_are_told_apart_by_where_their_ways_part():
+    one = locator("$.buyer.ssn", "$.seller.ssn", "$.items[*].ssn")
+    body = b'{"seller":{"ssn":22},"items":[{"ssn":4},{"ssn":55}],"buyer":{"ssn":1}}'
+    root = one._shortcut.read(body)
+    hits = one._shortcut.find(body, root)
+    assert [(body[hit.start : hit.end], hit.mark) for hit in hits] == [
+        (b"22", 1), (b"4", 2), (b"55", 2), (b"1", 0),
+    ]  # fmt: skip
+    assert hits == one.walk(body)
+    # Where a name of the way is there once more, it cannot be told.
+    nested = body.replace(b":4}", b':{"seller":0}}')
+    assert one._shortcut.find(nested, one._shortcut.read(nested)) is None
+    assert one.locate(nested) == one.walk(nested)
+
+
+def test_a_body_is_read_no_deeper_than_the_limit_wherever_the_stack_is(ways):
+    one = Locator([Mark.parse("$.a")], max_depth=100)
+
+    def verdicts(frames):
+        if frames:
+            return verdicts(frames - 1)
+        filler = b'"' + b"x" * 20_000 + b'"'
+        bodies = (b"[" * n + filler + b"]" * n for n in (1, 60, 99, 100, 101, 102, 140, 400))
+        return [outcome(one.locate, body) for body in bodies]
+
+    due = [[]] * 4 + ["unreadable"] * 4
+    for frames in (0, 30, 300, 500):
+        assert verdicts(frames) == due
+
+
+def test_more_values_than_the_limit_are_refused_by_every_way():
+    for marks in (["$[*].a"], ["$..a"], ["$[*].a", "$[*].b.c"]):
+        one = Locator([Mark.parse(mark) for mark in marks], max_hits=3)
+        body = b"[" + b",".join([b'{"a":1}'] * 3) + b"]"
+        assert len(one.locate(body)) == len(one.walk(body)) == 3
+        more = body[:-1] + b',{"a":0}]'
+        for locate in (one.locate, one.walk):
+            with pytest.raises(TooManyHits):
+                locate(more)
