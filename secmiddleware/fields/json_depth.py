@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any, Final, TypeVar
@@ -25,6 +25,8 @@ _MOST_STEPS: Final = 1500
 # Bodies of less depth than this are proven at once; a parser takes a step or two of its own.
 _USUAL: Final = 30
 
+# So much of a body is copied at once.
+_PART: Final = 64 * 1024
 _NOT_SKELETON: Final = bytes(set(range(256)) - set(b'[]{}"'))
 _STRING: Final = re.compile(rb'"[^"]*+"')
 _STEP: Final = [1 if byte in b"[{" else -1 if byte in b"]}" else 0 for byte in range(256)]
@@ -61,13 +63,25 @@ def decode_shallow(decode: Callable[[bytes], T], body: bytes, limit: int) -> T:
 
 def depth(body: bytes) -> int:
     """How deep a body of the right grammar is."""
-    if b"\\" in body:
-        # Pairs first: what is left of a run of backslashes escapes the quote behind it.
-        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    brackets = body.translate(None, _NOT_SKELETON).replace(b'""', b"")
+    brackets = b"".join(_skeleton(body)).replace(b'""', b"")
     if b'"' in brackets:
         brackets = _STRING.sub(b"", brackets)
     return max(accumulate(map(_STEP.__getitem__, brackets)), default=0)
+
+
+def _skeleton(body: bytes) -> Iterator[bytes]:
+    """The brackets, and the quotes in which strings stand, of one part of the body after the other."""
+    position = 0
+    while position < len(body):
+        end = position + _PART
+        while body[end - 1 : end] == b"\\":  # an escape is not cut in two
+            end += 1
+        part = body[position:end]
+        if b"\\" in part:
+            # Pairs first: what is left of a run of backslashes escapes the quote behind it.
+            part = part.replace(b"\\\\", b"").replace(b'\\"', b"")
+        yield part.translate(None, _NOT_SKELETON)
+        position = end
 
 
 class _Unproven(Exception):  # noqa: N818  (does not leave this module)

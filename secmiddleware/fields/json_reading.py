@@ -6,6 +6,7 @@ quantifiers are possessive, so that nothing is ever tried twice: the time is lin
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import Final
 
@@ -46,6 +47,9 @@ VALUE: Final = rb"(?:" + STRING + rb"|" + SCALAR + rb"|[\[{]" + CONTENT + rb"[\]
 
 _VALUE_AT: Final = re.compile(VALUE, re.DOTALL)
 _BRACKET: Final = re.compile(rb'[^"\[\]{}]*+(?:' + STRING + rb'[^"\[\]{}]*+)*+([\[\]{}])', re.DOTALL)
+_utf8: Final = codecs.getincrementaldecoder("utf-8")
+_PART: Final = 64 * 1024
+
 _SEPARATOR: Final = re.compile(SEPARATOR)
 _LONE_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
@@ -68,12 +72,23 @@ def check(body: bytes, max_depth: int = MAX_DEPTH) -> int:
     """
     start = len(BOM) if body.startswith(BOM) else 0
     try:
-        if not body.isascii():
-            body.decode("utf-8")  # msgspec.Raw does not look
+        check_utf8(body)
         _check_grammar(body[start:] if start else body, max_depth)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TooDeep):
         raise UnreadableJSON from None
     return start
+
+
+def check_utf8(body: bytes) -> None:
+    """Raises UnicodeDecodeError for what is not UTF-8: msgspec does not look at what it steps over."""
+    if body.isascii():
+        return
+    # In parts: as text it may be four times as large.
+    decode = _utf8().decode
+    view = memoryview(body)
+    for start in range(0, len(body), _PART):
+        decode(view[start : start + _PART])
+    decode(b"", True)  # noqa: FBT003  (the codec's)
 
 
 def _check_grammar(text: bytes, max_depth: int) -> None:

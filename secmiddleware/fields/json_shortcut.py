@@ -21,6 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from secmiddleware.fields.json_depth import TooDeep, decode_shallow
+from secmiddleware.fields.json_reading import check_utf8
 from secmiddleware.fields.json_shapes import ESCAPED_SIMPLE, Finder, Values, leaves, passed, shape_of
 from secmiddleware.fields.json_states import Hit, State
 
@@ -51,8 +52,7 @@ class Shortcut:
     def read(self, body: bytes) -> object:
         """What a body has of the marks; None where that, or whether it may be read at all, is unknown."""
         try:
-            if not body.isascii():
-                body.decode("utf-8")  # msgspec does not look at what it steps over
+            check_utf8(body)
             return decode_shallow(self._decode, body, self._max_depth)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TooDeep):
             return None
