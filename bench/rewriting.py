@@ -1,7 +1,7 @@
 """The rows of rewriting: marked values found and replaced, beside an orjson round trip of the same body.
 
-The peer parses and dumps the whole body, and keeps no spaces, no `1.10` and no name that comes twice. Both ways
-to find values are measured: what a service does, and the walk, which is left where nothing can be proven.
+The peer parses and dumps the whole body, and keeps no spaces, no `1.10` and no name that comes twice. Both
+ways to find values are measured: what a service does, and the walk, which is left where nothing can be proven.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _sealed(locate: Callable[[bytes], Sequence[Hit]], body: bytes, keyring: Keyr
 
 
 def extra_memory() -> float:
-    """The most memory that rewriting 10 MB takes at once beside the body, what it gives out included, in bodies.
+    """The most memory that rewriting 10 MB takes beside the body, what it gives out included, in bodies.
 
     Python's allocations are what there is of it: msgspec and the regular expressions have them, too.
     """

@@ -6,20 +6,19 @@ limit of recursion, where that can be made tight; else the brackets that stand i
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
 
-# Where the interpreter's limit is the quicker proof: it takes 35 µs, brackets 1 to 4 ns a byte.
-_LARGE: Final = 16 * 1024
+# Where the interpreter's limit is the quicker proof: it takes 10 µs, brackets 1 to 4 ns a byte.
+_LARGE: Final = 8 * 1024
 # So deep may an app raise that limit before it is left alone; the usual one is 1000.
 _MOST_STEPS: Final = 1500
 # Bodies of less depth than this are proven at once; a parser takes a step or two of its own.
@@ -49,7 +48,10 @@ def decode_shallow(decode: Callable[[bytes], T], body: bytes, limit: int) -> T:
         return decode(body)
     if len(body) < _LARGE:
         decoded = decode(body)
-        if body.count(b"{") + body.count(b"[") > limit and depth(body) > limit:
+        brackets = body.count(b"{")
+        if b"[" in body:
+            brackets += body.count(b"[")
+        if brackets > limit and depth(body) > limit:
             raise TooDeep
         return decoded
     try:
@@ -92,23 +94,47 @@ def _decode_at_the_limit(decode: Callable[[bytes], T], body: bytes, limit: int) 
     """What `decode` makes of the body where little is left of the interpreter's limit of recursion.
 
     CPython 3.11 counts the levels of a parser in C with those of Python, and refuses what would be too many.
-    So we go down first, by the quickest way there is: the standard library's own parser. That so little is
-    left is seen and not reckoned: at the bottom, a text one deeper than `limit` must be refused.
+    So we go down first, by the quickest way there is: `isinstance` with tuples inside each other. That so
+    little is left is seen and not reckoned: at the bottom, a text one deeper than `limit` must be refused.
     """
     if sys.version_info >= (3, 12):
         raise _Unproven  # C has a limit of its own there, which is no lower than 10,000
     steps = sys.getrecursionlimit() - _stack() - limit + min(_USUAL, limit // 2)
     if not 0 < steps <= _MOST_STEPS or limit < 2 * _USUAL:
         raise _Unproven
-    decoded: list[T] = []
+    work = _Work(decode, body, limit)
+    if not isinstance(work, _way_down(steps)):
+        raise _Unproven
+    decoded: T = work.decoded
+    return decoded
 
-    def at_the_bottom(_constant: str) -> None:
-        if _can_go(limit + 1):
-            raise _Unproven
-        decoded.append(decode(body))
 
-    json.loads(_way_down(steps), parse_constant=at_the_bottom)
-    return decoded[0]
+class _Work(Generic[T]):
+    """What is to be done at the bottom."""
+
+    __slots__ = ("_body", "_decode", "_limit", "decoded")
+
+    def __init__(self, decode: Callable[[bytes], T], body: bytes, limit: int) -> None:
+        self._decode = decode
+        self._body = body
+        self._limit = limit
+        self.decoded: T
+
+    def do(self) -> bool:
+        """Whether it has been done, and has proven something."""
+        if _can_go(self._limit + 1):
+            return False
+        self.decoded = self._decode(self._body)
+        return True
+
+
+class _Asking(type):
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return bool(instance.do())
+
+
+class _Bottom(metaclass=_Asking):
+    """Whoever asks whether some work is one of these has it done."""
 
 
 def _stack() -> int:
@@ -137,5 +163,8 @@ def _can_go(levels: int) -> bool:
 
 
 @lru_cache(maxsize=32)
-def _way_down(steps: int) -> str:
-    return "[" * steps + "NaN" + "]" * steps
+def _way_down(steps: int) -> Any:
+    way: Any = _Bottom
+    for _ in range(steps):
+        way = (way,)
+    return way

@@ -83,6 +83,9 @@ def check_utf8(body: bytes) -> None:
     """Raises UnicodeDecodeError for what is not UTF-8: msgspec does not look at what it steps over."""
     if body.isascii():
         return
+    if len(body) <= _PART:
+        body.decode("utf-8")
+        return
     # In parts: as text it may be four times as large.
     decode = _utf8().decode
     view = memoryview(body)

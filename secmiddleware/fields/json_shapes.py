@@ -65,6 +65,9 @@ class Object:
 
     def gather(self, values: list[Any], counts: dict[str, int], found: Values) -> None:
         """Adds what is in the values, all those that msgspec has for this part, and counts their members."""
+        if len(values) == 1:  # as in most bodies; the rest is for many at once
+            self._gather_one(values[0], counts, found)
+            return
         if None in values:
             values = [value for value in values if value is not None]
         for get, name, member in self.members:
@@ -72,6 +75,15 @@ class Object:
             if inner:
                 counts[name] = counts.get(name, 0) + len(inner)
                 member.gather(inner, counts, found)
+
+    def _gather_one(self, value: Any, counts: dict[str, int], found: Values) -> None:
+        if value is None:
+            return
+        for get, name, member in self.members:
+            inner = get(value)
+            if inner is not UNSET:
+                counts[name] = counts.get(name, 0) + 1
+                member.gather([inner], counts, found)
 
 
 Part = Value | Array | Object
@@ -164,7 +176,10 @@ class Finder:
 
     def stands(self, due: int, body: bytes, *parts: tuple[int, int]) -> bool:
         """Whether it stands so often as is due in these parts of the body."""
-        if sum(body.count(self._quoted, start, end) for start, end in parts) == due:
+        at_most = 0
+        for start, end in parts:
+            at_most += body.count(self._quoted, start, end)
+        if at_most == due:
             return True
         return due == sum(1 for start, end in parts for _ in self._places(body, start, end))
 

@@ -59,7 +59,8 @@ class Shortcut:
 
     def find(self, body: bytes, root: Any) -> list[Hit] | None:
         """Every marked value, in order, of a body that was read; None where that cannot be proven."""
-        if b"\\" in body and ESCAPED_SIMPLE.search(body) is not None:
+        first = body.find(b"\\")
+        if first >= 0 and ESCAPED_SIMPLE.search(body, first) is not None:
             return None
         counts: dict[str, int] = {}
         values: Values = []
@@ -76,7 +77,7 @@ class Shortcut:
                 hits += found
         if len(hits) > 1 and len(self._marked) > 1:
             hits.sort(key=_START)
-        if self._unique and not self._are_unique(counts, hits, len(values), body):
+        if self._unique and self._passed and not self._are_unique(counts, hits, len(values), body):
             return None
         return hits
 
@@ -84,8 +85,12 @@ class Shortcut:
         self, name: str, starts: list[int], counts: Mapping[str, int], values: Values, body: bytes
     ) -> list[Hit] | None:
         """The hits of all marks on one name; None where it cannot be told whose each value is."""
-        groups = values if len(values) == 1 else [group for group in values if group[0].name == name]
-        if len(groups) > 1 and not self._put_in_order(groups, counts, body):
+        groups = [group for group in values if group[0].name == name]
+        if len(groups) == 1:
+            leaf, found = groups[0]
+            mark = leaf.mark
+            return [Hit(start, start + len(raw), mark) for start, raw in zip(starts, found, strict=True)]
+        if not self._put_in_order(groups, counts, body):
             return None
         marks = chain.from_iterable(repeat(leaf.mark, len(raw)) for leaf, raw in groups)
         lengths = map(len, chain.from_iterable(raw for _, raw in groups))
@@ -120,7 +125,8 @@ class Shortcut:
         everywhere = ((0, len(body)),)
         # Between two values of one mark there is nothing but the inside of one array.
         outside = ((0, hits[0].start), (hits[-1].end, len(body))) if hits and marks == 1 else everywhere
-        return all(
-            finder.stands(counts.get(name, 0), body, *(outside if name in self._only_outside else everywhere))
-            for name, finder in self._passed
-        )
+        for name, finder in self._passed:
+            parts = outside if name in self._only_outside else everywhere
+            if not finder.stands(counts.get(name, 0), body, *parts):
+                return False
+        return True
