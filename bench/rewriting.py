@@ -1,7 +1,7 @@
 """The rows of rewriting: marked values found and replaced, beside an orjson round trip of the same body.
 
 The peer parses and dumps the whole body, and keeps no spaces, no `1.10` and no name that comes twice. Both
-ways to find values are measured: what a service does, and the walk, which is left where nothing can be proven.
+ways to find values are measured: a service's, and the walk, which is left where nothing can be proven.
 """
 
 from __future__ import annotations

@@ -73,6 +73,9 @@ class Locator:
         names = [step.name for mark in marks for step in mark.steps if isinstance(step, Name | Descend)]
         simple = all(SIMPLE_NAME.fullmatch(name) for name in names)
         self._escape = ESCAPED_SIMPLE if simple else re.compile(rb"\\")
+        # Where all marks end on names, nothing is wanted behind the last of their names in a text.
+        named = all(isinstance(mark.steps[-1], Name | Descend) for mark in marks)
+        self._ends = tuple({name.encode("utf-8") for name in names}) if named else ()
         self._sweep = _sweep_for(marks)
         self._sieves: dict[State, Sieve | None] = {}
         self._shortcut = _shortcut(self._root, unique=self._unique, max_depth=max_depth)
@@ -112,7 +115,8 @@ class Locator:
             return []
         start = after_separator(body, start)
         if len(body) < SMALL:
-            hits = walked(body, start, self._root, unique=self._unique)
+            until = len(body) if escaped or not self._ends else max(map(body.rfind, self._ends))
+            hits = walked(body, start, self._root, unique=self._unique, until=until)
         else:
             text = memoryview(body)[start : len(body.rstrip(b" \t\n\r"))]
             hits = Pieces(body, self._sieves, unique=self._unique).hits(start, text, self._root)

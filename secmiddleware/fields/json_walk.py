@@ -7,6 +7,7 @@ expressions of the automaton's states.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final
@@ -100,8 +101,10 @@ def _steps_over(elements: int) -> re.Pattern[bytes]:
     )
 
 
-def walked(body: bytes, position: int, root: State | None, *, unique: bool) -> Iterator[Hit]:
-    """The hits in the value that begins at `position`, in order."""
+def walked(
+    body: bytes, position: int, root: State | None, *, unique: bool, until: int = sys.maxsize
+) -> Iterator[Hit]:
+    """The hits in the value that begins at `position`, in order. None has its name behind `until`."""
     inside: list[_InObject | _InArray] = []
     wanted = root
     while True:
@@ -113,6 +116,8 @@ def walked(body: bytes, position: int, root: State | None, *, unique: bool) -> I
             start, position = position, end_of_value(body, position)
             if wanted is not None and wanted.mark is not None:
                 yield Hit(start, position, wanted.mark)
+        if position > until:
+            return
         more = False
         while inside and not more:
             position, wanted, more = inside[-1].proceed(body, position)
