@@ -6,8 +6,10 @@ limit of recursion, where that can be made tight; else the brackets that stand i
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import accumulate
@@ -97,8 +99,8 @@ def _decode_at_the_limit(decode: Callable[[bytes], T], body: bytes, limit: int) 
     So we go down first, by the quickest way there is: `isinstance` with tuples inside each other. That so
     little is left is seen and not reckoned: at the bottom, a text one deeper than `limit` must be refused.
     """
-    if sys.version_info >= (3, 12):
-        raise _Unproven  # C has a limit of its own there, which is no lower than 10,000
+    if sys.version_info >= (3, 12) or not _is_roomy():
+        raise _Unproven  # from 3.12 on C has a limit of its own, which is no lower than 10,000
     steps = sys.getrecursionlimit() - _stack() - limit + min(_USUAL, limit // 2)
     if not 0 < steps <= _MOST_STEPS or limit < 2 * _USUAL:
         raise _Unproven
@@ -107,6 +109,24 @@ def _decode_at_the_limit(decode: Callable[[bytes], T], body: bytes, limit: int) 
         raise _Unproven
     decoded: T = work.decoded
     return decoded
+
+
+def _has_glibc() -> bool:
+    try:
+        return (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
+    except (AttributeError, ValueError, OSError):
+        return False
+
+
+# Each step takes some 150 bytes of C's stack: glibc gives threads 8 MiB of it, musl 128 KiB.
+_GLIBC: Final = _has_glibc()
+_ROOMY: Final = 1 << 20
+
+
+def _is_roomy() -> bool:
+    """Whether a thing of some hundred kilobytes may be put on the stack of any thread."""
+    size = threading.stack_size()
+    return _GLIBC and (size == 0 or size >= _ROOMY)
 
 
 class _Work(Generic[T]):
