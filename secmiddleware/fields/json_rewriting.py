@@ -202,7 +202,7 @@ def _swept(body: bytes, sweep: _Sweep, *, unique: bool) -> Iterator[Hit]:
         if body[quote] != _QUOTE or body[quote - 1] == _BACKSLASH:
             continue
         if quote < end_of_object:
-            raise _NeedsTheWalk
+            raise _NeedsTheWalk  # the rest of objects inside each other would be stepped over again and again
         start, position = position, end_of_value(body, position)
         if unique:
             rest = sweep.rest.match(body, position)
