@@ -1,8 +1,8 @@
 """Finding marked values in a JSON body and splicing others in, every other byte as it was.
 
 There are three ways to find them, each quicker than the next and good for less: the shortcut, the pieces of a
-large body, the walk. All duplicates of a name are found, and every escaped spelling of it; where two marks take
-one value inside the other, the outer one has it.
+large body, the walk. All duplicates of a name are found, and every escaped spelling of it; where two marks
+take one value inside the other, the outer one has it.
 """
 
 from __future__ import annotations
