@@ -338,7 +338,7 @@ def test_a_large_response_is_worked_out_beside_the_loop(manager: SecurityManager
 def test_the_settings_say_how_large_a_body_is_when_it_leaves_the_loop(
     pki: Pki, keys: dict[str, str], register: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = {"routes": ["/marked"], "marks": ["$.ssn"], "request": "encrypt", "response": "encrypt"}
+    place = {"routes": ["/marked"], "marks": ["$.ssn"], "request": "decrypt", "response": "encrypt"}
     settings = pki.settings(
         service={"offload": "20KiB"},
         mtls={"client": "off"},
