@@ -14,6 +14,7 @@ import cryptography
 from bench.certificates import certificate_rows
 from bench.measure import Result, Row, measure
 from bench.passing import passing_rows
+from bench.rewriting import extra_memory, rewriting_rows
 from bench.rows import json_rows, request_rows, token_rows
 from bench.telemetry import telemetry_rows
 from bench.world import make_world
@@ -48,6 +49,7 @@ def _rows(folder: Path) -> Iterator[tuple[str, Row]]:
             "certificates": certificate_rows(),
             "tokens": token_rows(keyring),
             "json": json_rows(),
+            "rewriting": rewriting_rows(keyring),
             "requests": request_rows(manager, world),
             "passing": passing_rows(world),
             "telemetry": telemetry_rows(manager),
@@ -103,6 +105,14 @@ def main() -> None:
                 continue
             result = measure(row, options.rounds)
             print(_as_json(group, result) if options.json else _as_text(group, result), flush=True)
+    if not options.words or "memory" in options.words:
+        bodies = extra_memory()
+        told = json.dumps({"group": "memory", "row": "replace 10 MB", "bodies": round(bodies, 3)})
+        print(
+            told
+            if options.json
+            else f"\nreplace 10 MB: {bodies:.2f} times the body in memory beside it, at most"
+        )
 
 
 if __name__ == "__main__":

@@ -44,9 +44,6 @@ _APPLIED_KEY: Final = "secmiddleware.applied"
 # Extensions may carry a response past `send`: of a held one, the app is offered none but this.
 _HARMLESS_EXTENSION: Final = "tls"
 
-# 10 MB of JSON take 25 to 150 ms of CPU: from here on the loop serves others meanwhile.
-_LARGE_BYTES: Final = 256 * 1024
-
 # Different things that a shell tells of; what goes wrong anew with each request is not told for ever.
 _MOST_TOLD: Final = 20
 
@@ -81,6 +78,7 @@ class SecMiddleware:
         except SecMiddlewareError as error:
             self._unusable = error
         watching = AuditObserver() if self._manager is None else self._manager.observer
+        self._offload = 0 if self._manager is None else self._manager.settings.service.offload
         self._observer: Observer = observer or watching
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -159,7 +157,7 @@ class SecMiddleware:
         show(scope, admission.identity, admission.claims, admission.unaccepted)
         head, hear = observation.head, answer.receive
         if not admission.request.passive:
-            upload = _Upload(admission.request, answer.receive, observation)
+            upload = _Upload(admission.request, answer.receive, observation, self._offload)
             rewritten = await upload.begin(head)
             if isinstance(rewritten, Refusal):
                 await answer.refuse(rewritten)
@@ -171,7 +169,7 @@ class SecMiddleware:
         send = answer.watched if observation.watches else answer.send
         with observation.active():
             if not flow.passive:
-                await _Download(flow, answer, observation).drive(self.app, scope, hear)
+                await _Download(flow, answer, observation, self._offload).drive(self.app, scope, hear)
             elif head.protocol == "websocket":
                 await self._connected(admission, scope, receive, send, answer, came)
             else:
@@ -225,10 +223,12 @@ def _on_asyncio() -> bool:
     return True
 
 
-async def _finish(flow: Flow, stage: Stage, observation: Observation, *, complete: bool) -> Iterable[Event]:
-    """The flow's last events; where much is held, worked out in a thread while asyncio's loop goes on."""
+async def _finish(
+    flow: Flow, stage: Stage, observation: Observation, offload: int, *, complete: bool
+) -> Iterable[Event]:
+    """The flow's last events; from `offload` bytes on worked out in a thread while asyncio's loop goes on."""
     start_ns = time.time_ns()
-    if flow.held < _LARGE_BYTES or not _on_asyncio():
+    if flow.held < offload or not _on_asyncio():
         events = tuple(flow.finish(complete))
     else:
         events = await asyncio.to_thread(lambda: tuple(flow.finish(complete)))
@@ -239,8 +239,9 @@ async def _finish(flow: Flow, stage: Stage, observation: Observation, *, complet
 class _Upload:
     """Drives the request flow with what the server receives."""
 
-    def __init__(self, flow: Flow, receive: Receive, observation: Observation) -> None:
+    def __init__(self, flow: Flow, receive: Receive, observation: Observation, offload: int) -> None:
         self._flow = flow
+        self._offload = offload
         self._receive = receive
         self._observation = observation
         self._pending: deque[Event] = deque()
@@ -278,7 +279,7 @@ class _Upload:
 
     async def _end(self, *, complete: bool) -> None:
         self._ended = True
-        events = await _finish(self._flow, "request", self._observation, complete=complete)
+        events = await _finish(self._flow, "request", self._observation, self._offload, complete=complete)
         self._pending.extend(events)
 
 
@@ -342,8 +343,9 @@ class _Answer:
 class _Download:
     """Drives the response flow with what the app sends."""
 
-    def __init__(self, flow: Flow, answer: _Answer, observation: Observation) -> None:
+    def __init__(self, flow: Flow, answer: _Answer, observation: Observation, offload: int) -> None:
         self._flow = flow
+        self._offload = offload
         self._answer = answer
         self._observation = observation
         self._started = False
@@ -386,7 +388,8 @@ class _Download:
 
     async def _end(self, *, complete: bool) -> None:
         self._ended = True
-        await self._perform(await _finish(self._flow, "response", self._observation, complete=complete))
+        events = await _finish(self._flow, "response", self._observation, self._offload, complete=complete)
+        await self._perform(events)
 
     async def _perform(self, events: Iterable[Event]) -> None:
         for event in events:

@@ -472,5 +472,12 @@ def _places(settings: Settings) -> Places:
             routes = tuple(PathPattern.parse(text) for text in place.routes)
             ways = (place.request, place.response, place.required, place.already_sealed)
             places.append(Place(routes, PlaceRule(rule, marks, *ways)))
-    held = HeldBytes(settings.service.max_held)
-    return Places(tuple(places), Limits(settings.service.max_body, held))
+    service = settings.service
+    limits = Limits(
+        service.max_body,
+        HeldBytes(service.max_held),
+        service.max_depth,
+        service.max_marked,
+        service.duplicates,
+    )
+    return Places(tuple(places), limits)

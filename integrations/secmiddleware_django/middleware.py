@@ -36,9 +36,6 @@ _APPLIED_KEY: Final = "secmiddleware.applied"
 _APPLIED: Final = "_secmiddleware_applied"
 """The attribute that we leave ourselves: a test may give one scope to many requests at once."""
 
-# 10 MB of JSON take 25 to 150 ms of CPU: from here on the loop serves others meanwhile.
-_LARGE_BYTES: Final = 256 * 1024
-
 
 class SecMiddleware:
     """Lets through to the views what settings.SECMIDDLEWARE allows, rewritten as it says.
@@ -60,6 +57,7 @@ class SecMiddleware:
         self._silent_server_told = False
         self._unable_server_told = False
         self._check = ServerCheck.of(self._manager)
+        self._offload = self._manager.settings.service.offload
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
@@ -94,7 +92,7 @@ class SecMiddleware:
         exchange = self._begin(request)
         try:
             if exchange.receive():
-                await _aside_if_large(exchange.held, exchange.let_in)
+                await self._aside_if_large(exchange.held, exchange.let_in)
             if not exchange.refused:
                 with exchange.observation.active():
                     response = await self.get_response(request)
@@ -104,7 +102,7 @@ class SecMiddleware:
                         await download.afeed()
                     except Exception as raised:  # noqa: BLE001  (it is logged, as Django does, and answered)
                         exchange.break_off(raised)
-                    await _aside_if_large(download.held, exchange.let_out)
+                    await self._aside_if_large(download.held, exchange.let_out)
             return exchange.leave()
         except BaseException as raised:
             exchange.end(raised)
@@ -152,10 +150,9 @@ class SecMiddleware:
             return False
         return True
 
-
-async def _aside_if_large(held: int, work: Callable[[], None]) -> None:
-    """Do the work; where much is held, in a thread while the loop goes on."""
-    if held < _LARGE_BYTES:
-        work()
-    else:
-        await asyncio.to_thread(work)
+    async def _aside_if_large(self, held: int, work: Callable[[], None]) -> None:
+        """Do the work; where much is held, in a thread while the loop goes on."""
+        if held < self._offload:
+            work()
+        else:
+            await asyncio.to_thread(work)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from secmiddleware.fields.json_reading import UnreadableJSON
 from secmiddleware.fields.json_rewriting import Hit, Locator, TooManyHits, splice
+from secmiddleware.fields.limits import Limits
 from secmiddleware.fields.marks import Mark
 from secmiddleware.fields.values import PlaceRule
 from secmiddleware.messages import Refusal
+
+_MARKED_KEY: Final = "service.max_marked"
 
 Act = Callable[[PlaceRule, bytes, str], bytes | Refusal]
 """What is done to one value: its place, its raw JSON and the text of its mark in, the value to write out."""
@@ -25,7 +29,7 @@ class Marked:
     """The marks that a body must have a value for."""
 
     @classmethod
-    def of(cls, places: Sequence[PlaceRule], *, requires: bool = False) -> Marked | None:
+    def of(cls, places: Sequence[PlaceRule], limits: Limits, *, requires: bool = False) -> Marked | None:
         """What these places mark in bodies; None where nothing. Raises ValueError where they are too many.
 
         `requires`: whether what places require is required here. It is of requests.
@@ -34,7 +38,12 @@ class Marked:
         if not pairs:
             return None
         return cls(
-            Locator([mark for _, mark in pairs]),
+            Locator(
+                [mark for _, mark in pairs],
+                limits.duplicates,
+                max_depth=limits.depth,
+                max_hits=limits.marked,
+            ),
             tuple((place, str(mark)) for place, mark in pairs),
             tuple(index for index, (place, _) in enumerate(pairs) if requires and place.required),
         )
@@ -70,7 +79,7 @@ def rewrite(body: bytes, marked: Marked, act: Act, unreadable: str) -> Rewritten
     except UnreadableJSON:
         return Refusal(unreadable)
     except TooManyHits:
-        return Refusal("payload_too_large" if unreadable == "payload_malformed" else unreadable, "fields")
+        return Refusal("payload_too_large" if unreadable == "payload_malformed" else unreadable, _MARKED_KEY)
     if (missing := marked.missing(hits)) is not None:
         return missing
     values: list[bytes] = []

@@ -6,11 +6,13 @@ quantifiers are possessive, so that nothing is ever tried twice: the time is lin
 
 from __future__ import annotations
 
+import codecs
 import re
-from itertools import accumulate
 from typing import Final
 
 import msgspec
+
+from secmiddleware.fields.json_depth import TooDeep, decode_shallow
 
 MAX_DEPTH: Final = 200
 """Arrays and objects inside each other. No document in practice comes near, and Python's own `json`, which an
@@ -23,6 +25,8 @@ SCALAR: Final = rb"[-+.0-9A-Za-z]++"
 WS: Final = rb"[ \t\n\r]*+"
 SEPARATOR: Final = rb"[ \t\n\r,]*+"
 """Between members or elements. That commas stand where they must has been checked."""
+COLON: Final = rb"[ \t\n\r:]*+"
+"""Between a name and its value; likewise."""
 
 # The depth to which containers are stepped over by one regular expression, which has no recursion: each level
 # is written out. What is deeper is counted bracket by bracket.
@@ -43,7 +47,10 @@ VALUE: Final = rb"(?:" + STRING + rb"|" + SCALAR + rb"|[\[{]" + CONTENT + rb"[\]
 
 _VALUE_AT: Final = re.compile(VALUE, re.DOTALL)
 _BRACKET: Final = re.compile(rb'[^"\[\]{}]*+(?:' + STRING + rb'[^"\[\]{}]*+)*+([\[\]{}])', re.DOTALL)
-_NO_BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|' + STRING + rb")++", re.DOTALL)
+_utf8: Final = codecs.getincrementaldecoder("utf-8")
+_PART: Final = 64 * 1024
+
+_SEPARATOR: Final = re.compile(SEPARATOR)
 _LONE_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 _raw: Final = msgspec.json.Decoder(msgspec.Raw)
@@ -54,52 +61,55 @@ class UnreadableJSON(ValueError):  # noqa: N818  (a fact about a body, for whoev
     """A body that is not JSON in UTF-8, or too deep. Never says more: the body may hold secrets."""
 
 
-def check(body: bytes) -> int:
+def check(body: bytes, max_depth: int = MAX_DEPTH) -> int:
     """Where the JSON text of `body` begins: 0, or behind a byte order mark.
 
     It has the grammar of RFC 8259 to the letter: no NaN, no comments, nothing behind it, UTF-8 only. The
     escape of half a surrogate pair is let through, as the grammar does (§8.2); JavaScript sends it.
 
     Raises:
-        UnreadableJSON: it is anything else, or deeper than MAX_DEPTH.
+        UnreadableJSON: it is anything else, or deeper than `max_depth`.
     """
     start = len(BOM) if body.startswith(BOM) else 0
     try:
-        if not body.isascii():
-            body.decode("utf-8")  # msgspec.Raw does not look
-        _check_grammar(memoryview(body)[start:] if start else body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        check_utf8(body)
+        _check_grammar(body[start:] if start else body, max_depth)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TooDeep):
         raise UnreadableJSON from None
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
-        raise UnreadableJSON
     return start
 
 
-def _check_grammar(text: bytes | memoryview) -> None:
+def check_utf8(body: bytes) -> None:
+    """Raises UnicodeDecodeError for what is not UTF-8: msgspec does not look at what it steps over."""
+    if body.isascii():
+        return
+    if len(body) <= _PART:
+        body.decode("utf-8")
+        return
+    # In parts: as text it may be four times as large.
+    decode = _utf8().decode
+    view = memoryview(body)
+    for start in range(0, len(body), _PART):
+        decode(view[start : start + _PART])
+    decode(b"", True)  # noqa: FBT003  (the codec's)
+
+
+def _check_grammar(text: bytes, max_depth: int) -> None:
     try:
-        _raw.decode(text)
+        decode_shallow(_raw.decode, text, max_depth)
     except msgspec.DecodeError:
         # msgspec refuses half a surrogate pair. Put a letter in the place of every surrogate, as long and as
         # much an escape as it was, and ask again: the grammar of the rest is the same.
         mended, surrogates = _LONE_SURROGATE.subn(rb"\\u0041", text)
         if not surrogates:
             raise
-        _raw.decode(mended)
+        decode_shallow(_raw.decode, mended, max_depth)
 
 
-_BRACKETS_AND_STRINGS: Final = bytes(set(range(256)) - set(b'[]{}"\\'))
-_STEP: Final = [1 if byte in b"[{" else -1 if byte in b"]}" else 0 for byte in range(256)]
-
-
-def _depth(body: bytes) -> int:
-    """How deep a body of the right grammar is."""
-    # Where no string holds a bracket, this leaves pairs of quotes, and then brackets alone.
-    brackets = body.translate(None, _BRACKETS_AND_STRINGS)
-    if b"\\" not in brackets:
-        brackets = brackets.replace(b'""', b"")
-    if b"\\" in brackets or b'"' in brackets:
-        brackets = _NO_BRACKET.sub(b"", body)
-    return max(accumulate(map(_STEP.__getitem__, brackets)), default=0)
+def after_separator(body: bytes, position: int) -> int:
+    """Where the next member, element or closing bracket begins."""
+    found = _SEPARATOR.match(body, position)
+    return position if found is None else found.end()
 
 
 def end_of_value(body: bytes, start: int) -> int:
@@ -108,7 +118,7 @@ def end_of_value(body: bytes, start: int) -> int:
         return found.end()
     depth = 0
     for bracket in _BRACKET.finditer(body, start):
-        depth += _STEP[body[bracket.end() - 1]]
+        depth += 1 if body[bracket.end() - 1] in b"[{" else -1
         if depth == 0:
             return bracket.end()
     raise UnreadableJSON  # not after `check`

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from threading import get_ident
 from typing import Final
 
+from secmiddleware.fields.json_reading import MAX_DEPTH
+from secmiddleware.fields.json_rewriting import MAX_HITS, Duplicates
+
 DEFAULT_HELD: Final = 256 << 20
 """Bytes: 64 of the largest bodies that are read by default."""
 
@@ -62,3 +65,9 @@ class Limits:
     """Bytes of the largest body, each way (`[service] max_body`)."""
     held: HeldBytes = field(default_factory=lambda: HeldBytes(DEFAULT_HELD))
     """All that is held back, with its limit (`[service] max_held`)."""
+    depth: int = MAX_DEPTH
+    """Arrays and objects inside each other (`[service] max_depth`)."""
+    marked: int = MAX_HITS
+    """Marked values in one body (`[service] max_marked`)."""
+    duplicates: Duplicates = "reject"
+    """What becomes of a body with a name of a mark twice in one place (`[service] duplicates`)."""

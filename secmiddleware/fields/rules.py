@@ -45,8 +45,8 @@ class Plan:
         inward = [place for place in places if place.request != "pass"]
         outward = [place for place in places if place.response != "pass"]
         return cls(
-            Marked.of(inward, requires=True),
-            Marked.of(outward),
+            Marked.of(inward, limits, requires=True),
+            Marked.of(outward, limits),
             MarkedHead.of(inward),
             MarkedHead.of(outward),
             limits,

@@ -337,6 +337,30 @@ def test_a_large_response_is_worked_out_beside_the_loop(manager: SecurityManager
     assert threading.active_count() == threads
 
 
+def test_the_settings_say_how_large_a_body_is_when_it_leaves_the_loop(
+    pki: Pki, keys: dict[str, str], register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = {"routes": ["/marked"], "marks": ["$.ssn"], "request": "decrypt", "response": "encrypt"}
+    settings = pki.settings(
+        service={"offload": "20KiB"},
+        mtls={"client": "off"},
+        keys={**keys, "ring": "offload", "store": "memory:"},
+        fields={"ssn": {"places": [place]}},
+    )
+    aside: list[Any] = []
+    to_thread = asyncio.to_thread
+    monkeypatch.setattr(asyncio, "to_thread", lambda work: aside.append(work) or to_thread(work))
+    shell = protected(register, settings)
+    json_type = (b"content-type", b"application/json")
+    for size, threads in ((20 * 1024 - 1, 0), (20 * 1024, 2)):
+        aside.clear()
+        body = b"{" + b" " * (size - 2) + b"}"
+        scope = http_scope("/marked", method="POST", headers=[json_type])
+        done = call(shell, scope, *body_messages(body))
+        assert (done.status, done.body) == (200, body)
+        assert len(aside) == threads  # one for the request, one for the response
+
+
 def test_a_large_body_is_worked_out_on_a_loop_that_is_not_asyncios(
     manager: SecurityManager, register: Register, token: str
 ) -> None:

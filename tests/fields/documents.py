@@ -1,5 +1,7 @@
 """Random JSON texts, spelled in every way that the grammar leaves open, and marks that may hit them."""
 
+import json
+
 from secmiddleware.fields.marks import Descend, Each, Index, Mark, Name
 
 NAMES = ["ssn", "a", "b", "ss", "", "a.b", ":", 'a"ssn', "s\\n", "é", "😀", "a\tb", "]", "{", "/", "1"]
@@ -127,3 +129,75 @@ def marks(random):
     if random.random() < 0.2:
         return [Mark((Descend(random.choice(NAMES)),)) for _ in range(random.randint(1, 2))]
     return [mark(random) for _ in range(random.choice([1, 1, 2, 3]))]
+
+
+SIMPLE = ["ssn", "a", "b", "x-1", "Id_2"]
+
+
+def simple_marks(random):
+    """Marks of names and `[*]`: what most people write."""
+    if random.random() < 0.15:  # one name at the end of several ways
+        last = Name(random.choice(SIMPLE))
+        return [Mark((Name(name), last)) for name in random.sample(SIMPLE, 2)]
+    found = []
+    for _ in range(random.choice([1, 1, 2, 3])):
+        steps = [
+            Each() if random.random() < 0.3 else Name(random.choice(SIMPLE))
+            for _ in range(random.choice([0, 1, 1, 2, 3]))
+        ]
+        found.append(Mark((*steps, Name(random.choice(SIMPLE)))))
+    return found
+
+
+def along(random, steps, spoiled):
+    """A value that has what the steps of a mark lead to, as a rule; `spoiled` is how often not so."""
+    if not steps:
+        return value(random, random.choice([0, 0, 0, 1]), narrow=False)
+    if random.random() < spoiled:
+        return value(random, 2, narrow=False)
+    w = lambda: ws(random)  # noqa: E731
+    match steps[0]:
+        case Name(name) | Descend(name):
+            names = random.sample(SIMPLE + NAMES[3:8], random.randint(0, 3))
+            names = [other for other in names if other != name or random.random() < spoiled]
+            members = [(other, value(random, random.choice([0, 0, 1]), narrow=False)) for other in names]
+            for _ in range(2 if random.random() < spoiled / 2 else random.random() > 0.15):
+                members.insert(random.randint(0, len(members)), (name, along(random, steps[1:], spoiled)))
+            # Most names are written as they are.
+            write = string if random.random() < spoiled else lambda _, name: json.dumps(name)
+            inner = ",".join(f"{w()}{write(random, name)}{w()}:{w()}{one}{w()}" for name, one in members)
+            return "{" + inner + "}"
+        case _:
+            ones = [along(random, steps[1:], spoiled) for _ in range(random.choice([0, 1, 2, 4]))]
+            if random.random() < 0.1:
+                inner = ",".join(f"{json.dumps(name)}:{one}" for name, one in zip("abcd", ones, strict=False))
+                return "{" + inner + "}"
+            between = random.choice([",", ", ", ",\n  "]) if random.random() < 0.8 else f"{w()},{w()}"
+            return "[" + w() + between.join(ones) + w() + "]"
+
+
+def merged(random, ones):
+    """One object that has the members of several."""
+    inner = [one.strip()[1:-1].strip() for one in ones if one.strip().startswith("{")]
+    random.shuffle(inner)
+    return "{" + ",".join(part for part in inner if part) + "}"
+
+
+def any_document(random, marks):
+    """A document of any kind, most of them small and such that the marks hit something."""
+    kind = random.random()
+    if kind < 0.6:
+        spoiled = random.choice([0, 0, 0.1, 0.3])
+        ones = [along(random, mark.steps, spoiled) for mark in marks]
+        bom = "\ufeff" if random.random() < 0.02 else ""
+        text = bom + ws(random) + (merged(random, ones) if len(ones) > 1 else ones[0]) + ws(random)
+        return text.encode("utf-8")
+    if kind < 0.9:
+        return document(random)
+    if kind < 0.985:
+        return broken(random, document(random))
+    levels = random.choice([180, 199, 200, 201, 202, 230, 1500])
+    opening, closing = random.choice([("[", "]"), ('{"a":', "}"), ('["]",', "]")])
+    inner = along(random, marks[0].steps[-1:], 0)
+    deep = opening * levels + random.choice(["0", inner, '"\\\\"']) + closing * levels
+    return random.choice([deep, '{"ssn":1,"a":' + deep + "}"]).encode("utf-8")

@@ -146,7 +146,9 @@ def drive(flow, head, chunks, complete=True) -> Outcome:
     return outcome
 
 
-def request(places, *chunks, headers=JSON, within=None, max_body=MAX_BODY, complete=True, length=None):
+def request(
+    places, *chunks, headers=JSON, within=None, max_body=MAX_BODY, complete=True, length=None, **limits
+):
     """What becomes of a request: its Content-Length as it is sent, or `length`; False for none."""
     within = exchange() if within is None else within
     if length is None:
@@ -154,15 +156,25 @@ def request(places, *chunks, headers=JSON, within=None, max_body=MAX_BODY, compl
     if length is not False:
         headers = (*headers, (b"content-length", str(length).encode()))
     head = RequestHead("http", "POST", "https", "/customers", headers=tuple(headers))
-    return drive(Plan.compile(places, Limits(max_body)).request_flow(within), head, chunks, complete)
+    return drive(
+        Plan.compile(places, Limits(max_body, **limits)).request_flow(within), head, chunks, complete
+    )
 
 
 def response(
-    places, *chunks, headers=JSON, status=200, method="GET", within=None, max_body=MAX_BODY, complete=True
+    places,
+    *chunks,
+    headers=JSON,
+    status=200,
+    method="GET",
+    within=None,
+    max_body=MAX_BODY,
+    complete=True,
+    **limits,
 ):
     """What becomes of a response to a request that has gone through its flow."""
     within = exchange() if within is None else within
-    flow = Plan.compile(places, Limits(max_body)).response_flow(within, method)
+    flow = Plan.compile(places, Limits(max_body, **limits)).response_flow(within, method)
     return drive(flow, ResponseHead(status, tuple(headers)), chunks, complete)
 
 

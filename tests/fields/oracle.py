@@ -4,6 +4,7 @@ It shares nothing with the code under test but the steps of a mark, and is slow.
 """
 
 import json
+from itertools import accumulate
 from json.decoder import scanstring
 from json.scanner import make_scanner
 
@@ -25,14 +26,37 @@ def is_json(body):
     return True
 
 
+def depth(text):
+    """How deep arrays and objects stand inside each other in a JSON text."""
+    deepest = now = 0
+    in_string = escaped = False
+    for byte in text:
+        if in_string:
+            in_string = escaped or byte != ord('"')
+            escaped = byte == ord("\\") and not escaped
+        elif byte == ord('"'):
+            in_string = True
+        elif byte in b"[{":
+            now += 1
+            deepest = max(deepest, now)
+        elif byte in b"]}":
+            now -= 1
+    return deepest
+
+
 def marked(body, marks):
-    """(start, end, index of the mark) in bytes, in order, outermost only; the first mark wins a value."""
+    """The hits, and whether an object has a name of a mark twice where the mark has it.
+
+    A hit is (start, end, index of the mark) in bytes; they are in order, outermost only; the first mark wins
+    a value.
+    """
     text = body.decode("utf-8")
     found = []
     scan = make_scanner(json.JSONDecoder(parse_int=str, parse_float=str))
-    offsets = [0]
-    for char in text:
-        offsets.append(offsets[-1] + len(char.encode("utf-8")))
+    twice = []
+    offsets = range(len(text) + 1)
+    if not body.isascii():
+        offsets = [0, *accumulate(len(char.encode("utf-8")) for char in text)]
 
     def skip(at):
         while text[at : at + 1] and text[at] in WS:
@@ -48,8 +72,14 @@ def marked(body, marks):
             return end
         if text[at] == "{":
             at = skip(at + 1)
+            steps = [steps[0] for _, steps in wanted]
+            named = {step.name for step in steps if isinstance(step, Name | Descend)}
+            seen = set()
             while text[at] != "}":
                 name, at = scanstring(text, at + 1, True)
+                if name in named and name in seen:
+                    twice.append(name)
+                seen.add(name)
                 at = skip(skip(at) + 1)
                 at = skip(visit(at, list(further(wanted, name))))
                 if text[at] == ",":
@@ -68,7 +98,7 @@ def marked(body, marks):
     visit(
         skip(1 if text.startswith("\ufeff") else 0), [(index, mark.steps) for index, mark in enumerate(marks)]
     )
-    return found
+    return found, bool(twice)
 
 
 def further(wanted, way):

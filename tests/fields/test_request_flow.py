@@ -100,10 +100,10 @@ def test_unmarked_bytes_stay_as_they_were(chance):
         return
     body = documents.document(chance)
     expected, position = b"", 0
-    for start, end, _ in oracle.marked(body, marks):
+    for start, end, _ in oracle.marked(body, marks)[0]:
         expected += body[position:start] + b"<" + body[start:end] + b">"
         position = end
-    sent = request(places, body)
+    sent = request(places, body, duplicates="all")
     assert unsealed(sent.body) == expected + body[position:]
     assert [int(value) for value in sent.values(b"content-length")] == [len(sent.body)]
 
@@ -160,14 +160,58 @@ def test_nothing_goes_on_before_the_whole_body_has_been_judged():
     assert kinds == [Head, Body]
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"ssn":%s,"ssn":%s}',
+        b'{"ssn":%s,"x":[{}],"s\\u0073n":%s}',
+        b'\xef\xbb\xbf{"ssn":%s,"ssn":%s}',
+        b'{"ssn":%s,"\\ud800":0,"ssn":%s}',
+    ],
+)
+def test_a_marked_name_that_is_there_twice_is_refused_unless_all_are_wanted(body):
+    assert request(DECRYPT, body % tuple(TOKENS[:2])).code == "payload_malformed"
+    assert request(DECRYPT, body % tuple(TOKENS[:2]), duplicates="all").body is not None
+    assert request(DECRYPT, body % (TOKENS[0], b"0"), duplicates="all").code == "field_undecryptable"
+
+
+def test_a_name_that_is_there_twice_on_the_way_to_a_mark_is_refused_and_elsewhere_is_not():
+    places = [place("$.people[*].id.ssn", request="decrypt")]
+    hit = b'{"id":{"ssn":%s}}' % TOKENS[0]
+    for twice in (
+        b'{"people":[%s],"people":[]}' % hit,
+        b'{"people":[],"people":[%s]}' % hit,
+        b'{"people":[{"id":{"ssn":%s},"id":{}}]}' % TOKENS[0],
+        b'{"people":[{"id":0,"id":0},%s]}' % hit,
+        b'{"people":{"a":%s},"people":0}' % hit,
+        b'{"people":0,"people":0}',
+    ):
+        assert request(places, twice).code == "payload_malformed", twice
+        assert request(places, twice, duplicates="all").refusal is None, twice
+    for once in (
+        b'{"x":1,"x":{"people":0,"people":0},"people":[%s]}' % hit,
+        b'{"people":{"a":%s,"a":%s},"id":0,"id":0}' % (hit, hit),
+        b'{"people":[{"ssn":0,"ssn":0,"id":{"ssn":%s}}]}' % TOKENS[0],
+    ):
+        assert request(places, once).refusal is None, once
+
+
+def test_limits_of_depth_and_of_marked_values_are_the_settings():
+    places = [place("$.a[*].ssn", request="encrypt")]
+    body = b'{"a":[{"ssn":1},{"ssn":[2]}]}'
+    assert request(places, body, depth=4, marked=2).refusal is None
+    assert request(places, body, depth=3).code == "payload_malformed"
+    assert request(places, body, marked=1).refusal == Refusal("payload_too_large", "service.max_marked")
+
+
 def test_every_duplicate_and_every_spelling_of_a_marked_name_is_handled():
     body = b'{"ssn":%s,"\\u0073sn":%s,"s\\u0073n":%s}' % (TOKENS[0], TOKENS[1], TOKENS[0])
-    sent = request(DECRYPT, body)
+    sent = request(DECRYPT, body, duplicates="all")
     assert sent.body == b'{"ssn":"078-05-1120","\\u0073sn":1.10,"s\\u0073n":"078-05-1120"}'
     for twin in (b'"ssn":"plain"', b'"s\\u0073n":"plain"'):
         for text in (b'{"ssn":%s,%s}' % (TOKENS[0], twin), b'{%s,"ssn":%s}' % (twin, TOKENS[0])):
-            assert request(DECRYPT, text).code == "field_undecryptable"
-    sealed = request(ENCRYPT, b'{"ssn":"one","s\\u0073n":"two","ssn":"three"}').body
+            assert request(DECRYPT, text, duplicates="all").code == "field_undecryptable"
+    sealed = request(ENCRYPT, b'{"ssn":"one","s\\u0073n":"two","ssn":"three"}', duplicates="all").body
     assert unsealed(sealed) == b'{"ssn":<"one">,"s\\u0073n":<"two">,"ssn":<"three">}'
 
 

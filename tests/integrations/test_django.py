@@ -428,6 +428,26 @@ def test_the_asgi_shell_lives_its_lifespan_though_django_has_none(shop: Shop) ->
     assert (sent, messages) == (["lifespan.startup.complete"], [])
 
 
+def test_the_settings_say_how_large_a_body_is_when_it_leaves_the_loop(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {**shop.settings, "service": {"name": "shop", "offload": "20KiB"}}
+    aside: list[Any] = []
+    to_thread = asyncio.to_thread
+    monkeypatch.setattr(asyncio, "to_thread", lambda work: aside.append(work) or to_thread(work))
+    with (
+        SecurityManager.from_config(config, {}) as manager,
+        override_settings(SECMIDDLEWARE=manager, ROOT_URLCONF=Urls, MIDDLEWARE=[OURS]),
+    ):
+        send = Caller(shop.alice, asynchronous=True).send
+        for size, threads in ((20 * 1024 - 1, 0), (20 * 1024, 1)):
+            aside.clear()
+            filler = {"ssn": shop.seal('"1"'), "filler": ""}
+            filler["filler"] = "x" * (size - len(json.dumps(filler)))
+            assert send("/in", filler).status_code == 200
+            assert len(aside) == threads
+
+
 # --- One manager.
 
 

@@ -327,6 +327,14 @@ CONTRADICTIONS = {
         SERVICE + 'max_body = "2MiB"\nmax_held = "1MiB"\n' + MTLS,
         "service.max_held", "max_held", "is less than the 2097152 bytes of one body",
     ),
+    "a thread for next to nothing": (
+        SERVICE + 'offload = "1KiB"\n' + MTLS,
+        "service.offload", "offload", "takes longer than the work",
+    ),
+    "a thread for bodies that never come": (
+        SERVICE + 'max_body = "1MiB"\noffload = "2MiB"\n' + MTLS,
+        "service.offload", "offload", "is never reached: max_body lets bodies have 1048576 bytes",
+    ),
     # What this version cannot do.
     "jwe": (
         SERVICE + MTLS + KEYS + with_keys('also_open = ["aead", "jwe"]\n'),

@@ -1,0 +1,132 @@
+"""The short way to marked values: two independent counts of them that agree.
+
+msgspec reads a body into what the marks want of it, and so tells how many marked members there are, and how
+long their values. One search over the text tells how often their names stand there. Where both come to the
+same number for each name, every occurrence of a name is a marked member, and no object has it twice: what
+msgspec does not see, since it keeps the last of two, would be one more in the text. Whatever else is the
+case, this module says that it does not know; the walk of json_rewriting does.
+
+That is sound for names of letters, digits, `-` and `_` only, and for bodies in which none of these is
+escaped: an escaped twin is a member that the text does not show, and could make up for one that is not
+marked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain, repeat, takewhile
+from operator import attrgetter
+from typing import Any, Final
+
+import msgspec
+
+from secmiddleware.fields.json_depth import TooDeep, decode_shallow
+from secmiddleware.fields.json_reading import check_utf8
+from secmiddleware.fields.json_shapes import ESCAPED_SIMPLE, Finder, Values, leaves, passed, shape_of
+from secmiddleware.fields.json_states import Hit, State
+
+_START: Final = attrgetter("start")
+
+
+class Shortcut:
+    """Finds the values of a set of marks, or does not know. Compiled once, used for every body.
+
+    Raises LookupError where the marks are none for it: they have indices, `..name`, or names that are not
+    simple.
+    """
+
+    def __init__(self, root: State, *, unique: bool, max_depth: int) -> None:
+        """`unique`: also the names on the way to a mark must each be there once."""
+        shape, self._part = shape_of(root, (), in_array=False)
+        self._decode = msgspec.json.Decoder(shape).decode
+        self._max_depth = max_depth
+        marked = {leaf.name for leaf in leaves(self._part)}
+        inside, outside = passed(self._part)
+        if not marked.isdisjoint(inside | outside):
+            raise LookupError("a name that is marked here and passed there")
+        self._marked = tuple((name, Finder(name)) for name in sorted(marked))
+        self._passed = tuple((name, Finder(name)) for name in sorted(inside | outside))
+        self._only_outside = outside - inside
+        self._unique = unique
+
+    def read(self, body: bytes) -> object:
+        """What a body has of the marks; None where that, or whether it may be read at all, is unknown."""
+        try:
+            check_utf8(body)
+            return decode_shallow(self._decode, body, self._max_depth)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TooDeep):
+            return None
+
+    def find(self, body: bytes, root: Any) -> list[Hit] | None:
+        """Every marked value, in order, of a body that was read; None where that cannot be proven."""
+        first = body.find(b"\\")
+        if first >= 0 and ESCAPED_SIMPLE.search(body, first) is not None:
+            return None
+        counts: dict[str, int] = {}
+        values: Values = []
+        self._part.gather([root], counts, values)
+        hits: list[Hit] = []
+        for name, finder in self._marked:
+            starts = finder.starts(body, counts.get(name, 0))
+            if starts is None:
+                return None
+            if starts:
+                found = self._hits(name, starts, counts, values, body)
+                if found is None:
+                    return None
+                hits += found
+        if len(hits) > 1 and len(self._marked) > 1:
+            hits.sort(key=_START)
+        if self._unique and self._passed and not self._are_unique(counts, hits, len(values), body):
+            return None
+        return hits
+
+    def _hits(
+        self, name: str, starts: list[int], counts: Mapping[str, int], values: Values, body: bytes
+    ) -> list[Hit] | None:
+        """The hits of all marks on one name; None where it cannot be told whose each value is."""
+        groups = [group for group in values if group[0].name == name]
+        if len(groups) == 1:
+            leaf, found = groups[0]
+            mark = leaf.mark
+            return [Hit(start, start + len(raw), mark) for start, raw in zip(starts, found, strict=True)]
+        if not self._put_in_order(groups, counts, body):
+            return None
+        marks = chain.from_iterable(repeat(leaf.mark, len(raw)) for leaf, raw in groups)
+        lengths = map(len, chain.from_iterable(raw for _, raw in groups))
+        return [
+            Hit(start, start + length, mark)
+            for start, length, mark in zip(starts, lengths, marks, strict=True)
+        ]
+
+    def _put_in_order(self, groups: Values, counts: Mapping[str, int], body: bytes) -> bool:
+        """Puts the values of several marks, which have one name, in the order of the body, if it can be told.
+
+        It can where the ways to them part at names that are there once, in no array: what is behind one of
+        these ends before the next begins.
+        """
+        trunks = [leaf.trunk for leaf, _ in groups]
+        shared = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, zip(*trunks, strict=False)))
+        finders = dict(self._passed)
+        places: dict[int, int] = {}
+        for leaf, _ in groups:
+            name = leaf.trunk[shared] if len(leaf.trunk) > shared else ""
+            if counts.get(name) != 1 or name not in finders:
+                return False
+            starts = finders[name].starts(body, 1)
+            if starts is None:
+                return False
+            places[leaf.mark] = starts[0]
+        groups.sort(key=lambda group: places[group[0].mark])
+        return True
+
+    def _are_unique(self, counts: Mapping[str, int], hits: list[Hit], marks: int, body: bytes) -> bool:
+        """Whether the names on the way stand nowhere but where msgspec has seen them."""
+        everywhere = ((0, len(body)),)
+        # Between two values of one mark there is nothing but the inside of one array.
+        outside = ((0, hits[0].start), (hits[-1].end, len(body))) if hits and marks == 1 else everywhere
+        for name, finder in self._passed:
+            parts = outside if name in self._only_outside else everywhere
+            if not finder.stands(counts.get(name, 0), body, *parts):
+                return False
+        return True
