@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Final, TypeVar
 
-from secmiddleware.encryption.document import KeyEntry, KeyState, RingDocument
+from secmiddleware.encryption.document import KID, KeyEntry, KeyState, RingDocument
 from secmiddleware.encryption.fernet import FieldFernet
+from secmiddleware.encryption.jwe import DIRECT, DirectJwe, read_header
 from secmiddleware.encryption.suites import (
     SuiteOne,
     SuiteThree,
@@ -45,7 +46,7 @@ _Cipher = TypeVar("_Cipher")
 class RingKey:
     """The secret of one key with its ciphers, set up once and kept from one snapshot to the next."""
 
-    __slots__ = ("_fernets", "_ring", "_secret", "_sivs", "_suite_2", "kid", "ration", "suite_1")
+    __slots__ = ("_fernets", "_jwe", "_ring", "_secret", "_sivs", "_suite_2", "kid", "ration", "suite_1")
 
     def __init__(self, ring: str, kid: str, secret: bytes, ration: Ration) -> None:
         """`secret` has 32 bytes; `ration` is spent by sealing."""
@@ -56,6 +57,7 @@ class RingKey:
         self._secret = secret
         # Two threads may both make one of these: they make the same.
         self._suite_2: SuiteTwo | None = None
+        self._jwe: DirectJwe | None = None
         self._sivs: dict[tuple[str, str, str], SuiteThree] = {}
         self._fernets: dict[tuple[str, str], FieldFernet] = {}
 
@@ -66,6 +68,14 @@ class RingKey:
         if suite is None:
             suite = self._suite_2 = SuiteTwo(self._ring, self.kid, self._secret)
         return suite
+
+    @property
+    def jwe(self) -> DirectJwe:
+        """JWE with `dir`, set up when it is first needed."""
+        direct = self._jwe
+        if direct is None:
+            direct = self._jwe = DirectJwe(self._ring, self.kid, self._secret)
+        return direct
 
     def suite_3(self, context: Context) -> SuiteThree:
         """The cipher of suite 3 for a field and a tenant."""
@@ -149,8 +159,8 @@ class Keyring:
     def seal(self, value: bytes, context: Context, now: datetime) -> bytes:
         """The token of a value, in ASCII.
 
-        Only suite 1 and Fernet spend uses: the nonces of suite 2 are long enough to draw for ever, and suite
-        3 draws none.
+        Suites 2 and 3 spend no uses: the nonces of suite 2 are long enough to draw for ever, and suite 3
+        draws none. A JWE is one under the ring, with `dir`.
 
         Args:
             value: its bytes; for a field the raw JSON value.
@@ -175,6 +185,8 @@ class Keyring:
         if context.format == "deterministic":
             return key.suite_3(context).seal(value, context.slots)
         key.ration.take()
+        if context.format == "jwe":
+            return key.jwe.seal(value, context)
         return key.fernet(context).seal(value, int(now.timestamp()))
 
     def open(self, token: bytes, context: Context, now: datetime) -> bytes:
@@ -186,6 +198,8 @@ class Keyring:
         """
         if context.format == "fernet":
             return self._open_fernet(token, context, now)
+        if context.format == "jwe":
+            return self._open_jwe(token, context, now)
         raw = unspell(token)
         found = self._by_header.get(raw[:HEADER])
         if found is None:
@@ -224,6 +238,21 @@ class Keyring:
             if value is not None:
                 return value
         raise does_not_open()
+
+    def _open_jwe(self, token: bytes, context: Context, now: datetime) -> bytes:
+        header = read_header(token)
+        kid = header.get("kid")
+        if header["alg"] != DIRECT or kid is None or not KID.fullmatch(kid):
+            raise does_not_open()
+        entry, key = self._entries.get(kid), self._by_kid.get(kid)
+        if entry is None:
+            raise KeyUnknown("the token names a key that is not known here")
+        if key is None:
+            raise does_not_open()
+        value = key.jwe.open(token, header, context)
+        if not entry.readable(now):
+            raise does_not_open()
+        return value
 
     def _readable(self, now: datetime) -> Iterator[RingKey]:
         """The keys that open at `now`, the newest first."""

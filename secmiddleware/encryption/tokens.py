@@ -1,7 +1,7 @@
 """Tokens as docs/token-format.md specifies them: their text, their header, and what they are bound to.
 
-What the suites make of a value is in suites.py and fernet.py; which key a token needs, and whether that key
-may be used, is the key ring's business (keyring.py).
+What the suites make of a value is in suites.py, fernet.py and jwe.py; which key a token needs, and whether
+that key may be used, is the key ring's business (keyring.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final, Literal, get_args
 from secmiddleware.encryption.derivation import lp
 from secmiddleware.errors import TokenError
 
-Format = Literal["aead", "xaes", "deterministic", "fernet"]
+Format = Literal["aead", "xaes", "deterministic", "fernet", "jwe"]
 
 PREFIX: Final = b"sm1."
 DOMAIN: Final = b"secmw/token/v1"
@@ -36,6 +36,9 @@ _FORMATS: Final = frozenset(get_args(Format))
 _PADDED_FERNET: Final = re.compile(rb"gAAAA[A-Za-z0-9_-]{93,}={0,2}")
 """Version 0x80 and a 64-bit time in seconds, its upper four bytes zero until 2106; at least version, time,
 IV, one block and HMAC: 73 bytes."""
+
+_COMPACT_JWE: Final = re.compile(rb"eyJ[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*){4}")
+"""Five parts, of which the first is an object of JSON that begins with a member, as every encoder has it."""
 
 _ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
@@ -87,6 +90,8 @@ def format_of(value: bytes) -> Format | None:
     """
     if value.startswith(PREFIX):
         return _FORMAT_OF.get(value[4:6], "aead")
+    if value.startswith(b"eyJ"):
+        return "jwe" if _COMPACT_JWE.fullmatch(value) is not None else None
     return "fernet" if _PADDED_FERNET.fullmatch(value) is not None else None
 
 

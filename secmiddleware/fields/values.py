@@ -13,8 +13,9 @@ from typing import Final, Literal
 import msgspec
 
 from secmiddleware.encryption.fernet import ListedFernet
+from secmiddleware.encryption.jwe import FieldJwe, kid_of_jwe
 from secmiddleware.encryption.keyring import Context, Keyring
-from secmiddleware.encryption.tokens import WITHOUT_ASSOCIATED_DATA, Format, format_of, kid_of
+from secmiddleware.encryption.tokens import SUITES, WITHOUT_ASSOCIATED_DATA, Format, format_of, kid_of
 from secmiddleware.errors import KeyUnknown, SealError, TokenError
 from secmiddleware.fields.head_marks import AnyMark
 from secmiddleware.fields.json_reading import UnreadableJSON, check, text_of_string
@@ -45,10 +46,17 @@ class FieldRule:
     """Fernet keys from elsewhere, whose tokens it opens too where it opens Fernet at all."""
     encoding: Encoding = "json"
     """What stands inside its tokens: raw JSON, or the text of a JSON string."""
+    jwe: FieldJwe | None = field(default=None, repr=False)
+    """Whose keys its JWEs are of, where they are not the ring's."""
 
     def __post_init__(self) -> None:
         if self.bind != "none" and not WITHOUT_ASSOCIATED_DATA.isdisjoint(self.formats):
             raise ValueError(f"field {self.name!r}: Fernet tokens cannot be bound to a {self.bind}")
+
+    @property
+    def is_for_one_caller(self) -> bool:
+        """Whether what one caller receives is of no use to another."""
+        return self.bind != "none" or (self.jwe is not None and self.jwe.to_caller)
 
     @property
     def formats(self) -> tuple[Format, ...]:
@@ -182,11 +190,30 @@ class ValueWork:
             value = rule.listed.open(token)
         if value is None:
             context = self._context(rule, token_format)
-            value = self._keyring().open(token, context, self._exchange.now)
+            if token_format == "jwe" and rule.jwe is not None:  # noqa: S105  (a format)
+                value = rule.jwe.open(token, context, self._keyring().ring)
+            else:
+                value = self._keyring().open(token, context, self._exchange.now)
         self.report.opened += 1
-        if token_format != "fernet":  # noqa: S105  (a format)
+        if token_format in SUITES:
             self.report.kids.add(kid_of(token))
+        elif token_format == "jwe" and (kid := kid_of_jwe(token)) is not None:  # noqa: S105  (a format)
+            self.report.kids.add(kid)
         return value
+
+    def _sealed(self, rule: FieldRule, value: bytes) -> bytes:
+        """The token of a value, counted."""
+        keyring, context = self._keyring(), self._context(rule, rule.format)
+        if rule.format == "jwe" and rule.jwe is not None:
+            identity = self._exchange.identity
+            if identity is None and rule.jwe.to_caller:
+                raise _Unbound
+            token = rule.jwe.seal(value, context, keyring.ring, None if identity is None else identity.der)
+        else:
+            token = keyring.seal(value, context, self._exchange.now)
+            self.report.kids.add(keyring.primary(self._exchange.now).kid)
+        self.report.sealed += 1
+        return token
 
     def _seal_unless_token(self, rule: FieldRule, value: bytes, *, came_back: bool) -> bytes:
         if came_back:
@@ -199,11 +226,7 @@ class ValueWork:
             if content is None:
                 raise _NoText
             value = content
-        keyring = self._keyring()
-        token = keyring.seal(value, self._context(rule, rule.format), self._exchange.now)
-        self.report.sealed += 1
-        self.report.kids.add(keyring.primary(self._exchange.now).kid)
-        return b'"' + token + b'"'
+        return b'"' + self._sealed(rule, value) + b'"'
 
     def _keyring(self) -> Keyring:
         if self._exchange.keyring is None:
@@ -257,9 +280,9 @@ def _string_of(text: bytes) -> bytes:
 
 def _format_of(rule: FieldRule, content: bytes) -> Format | None:
     # Our own prefix is a token to every field, be it one that the field does not open: it is never sealed
-    # again. What looks like Fernet may be any text where no Fernet is due.
+    # again. What looks like Fernet or JWE may be any text where none is due.
     found = format_of(content)
-    return found if found != "fernet" or "fernet" in rule.formats else None
+    return found if found in SUITES or found in rule.formats else None
 
 
 def _is_stand_in(rule: FieldRule, value: bytes) -> bool:
