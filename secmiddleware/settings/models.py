@@ -350,7 +350,7 @@ class JweSettings(Section):
     """How a field's JWEs are made, and with whose keys; a token that says otherwise does not open."""
 
     alg: JweAlgorithms = Field(
-        description="Where the content's key comes from: dir, or one or both of the others, by the kind of key.",
+        description="Whose key seals: dir the ring's, the others, one or both, a recipient's of that kind."
     )
     enc: Literal["A256GCM"] = Field(default="A256GCM", description="How the content is encrypted.")
     recipient: JweRecipient | None = Field(

@@ -158,7 +158,7 @@ def resolve_kek(value: object, base: Path) -> str:
 def resolve_recipient(value: object, base: Path) -> Path | Literal["ring", "caller"]:
     """Whom tokens are sealed to: the ring, the caller, or whoever's key is in a file; it is not read."""
     if value == "ring" or value == "caller":
-        return value  # type: ignore[return-value]
+        return value
     if not isinstance(value, str):
         raise SettingError('must be "ring", "caller" or "file:PATH"')
     if not value.startswith("file:"):
