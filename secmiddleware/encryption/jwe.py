@@ -198,7 +198,7 @@ def _open(
     from joserfc.errors import JoseError
     from joserfc.jwe import decrypt_compact
 
-    if header["alg"] != algorithm or not _is_public(header.get("epk")):
+    if not _is_public(header.get("epk")):
         raise does_not_open()
     try:
         value = decrypt_compact(token, key, registry=_registry(algorithm)).plaintext

@@ -160,6 +160,7 @@ def _check_usage(certificate: x509.Certificate, algorithm: Algorithm) -> None:
 
 
 def _of_jwk(data: bytes, *, private: bool) -> tuple[Algorithm, tuple[str, str], Any]:
+    from joserfc.errors import JoseError
     from joserfc.jwk import JWKRegistry
 
     raw = parse_object(data)
@@ -181,7 +182,10 @@ def _of_jwk(data: bytes, *, private: bool) -> tuple[Algorithm, tuple[str, str], 
     ):
         raise _Unfit("is not for encryption: its key_ops do not say so")
     names = ("kty", *_PUBLIC[kind], *(_SECRET[kind] if private else ()))
-    imported: Any = JWKRegistry.import_key({name: raw[name] for name in names if name in raw})
+    try:
+        imported: Any = JWKRegistry.import_key({name: raw[name] for name in names if name in raw})
+    except JoseError:
+        raise ValueError("no such key") from None
     key = _checked(imported.raw_value)
     algorithm = _algorithm_of(key)
     if "alg" in raw and raw["alg"] != algorithm:

@@ -1,4 +1,4 @@
-"""JWEs made and opened by hand, of primitives alone: as another implementation does it, and as a forger would."""
+"""JWEs made and opened by hand, of primitives alone: as another implementation and a forger would do it."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secmiddleware.encryption.derivation import JWE_DIRECT, derive
-from secmiddleware.encryption.jwe import LONGEST_HEADER, DirectJwe, FieldJwe, kid_of_jwe
+from secmiddleware.encryption.jwe import LONGEST_HEADER, DirectJwe, FieldJwe, kid_of_jwe, read_header
 from secmiddleware.encryption.jwe_keys import load_opening_key, load_sealing_key
 from secmiddleware.encryption.keyring import Context
 from secmiddleware.encryption.tokens import format_of
@@ -285,6 +285,13 @@ def test_a_good_token_that_says_otherwise_than_the_field_does_not_open(field_of,
     field, public = field_of("rsa2048"), pair("rsa2048").public
     assert field.open(to_rsa(header, public, VALUE), CARD, RING) == VALUE
     refused(lambda: field.open(to_rsa({**header, **told}, public, VALUE), CARD, RING))
+
+
+@pytest.mark.parametrize(
+    "told", [{"enc": "A128GCM"}, {"zip": "DEF"}, {"crit": []}, {"kid": 7}, {"kid": None}, {"alg": 7}], ids=str
+)
+def test_what_no_field_takes_is_refused_before_any_key_is_used(told):
+    refused(lambda: read_header(compact({**TO_RING, **told}, CEK, VALUE)))
 
 
 def test_an_encrypted_key_of_another_padding_does_not_open(field_of, pair):
@@ -555,7 +562,7 @@ def to_ec_raw(header):
     )
 
 
-def test_a_header_beyond_the_limit_is_neither_read_nor_made(field_of, pair):
+def test_a_header_beyond_the_limit_is_neither_read_nor_made(field_of, pair, monkeypatch):
     header = {"alg": RSA, "enc": "A256GCM", **FOR_CARD, "x": ""}
     header["x"] = "x" * (LONGEST_HEADER * 3 // 4 - len(json.dumps(header, separators=(",", ":"))))
     token = to_rsa(header, pair("rsa2048").public, VALUE)
@@ -563,6 +570,9 @@ def test_a_header_beyond_the_limit_is_neither_read_nor_made(field_of, pair):
     assert field_of("rsa2048").open(token, CARD, RING) == VALUE
     header["x"] += "x"
     refused(lambda: field_of("rsa2048").open(to_rsa(header, pair("rsa2048").public, VALUE), CARD, RING))
+    with monkeypatch.context() as patch:
+        patch.setattr("secmiddleware.encryption.jwe.decode_base64url", None)
+        refused(lambda: read_header(b"A" * (LONGEST_HEADER + 1) + b"...."))
     long = replace(CARD, caller="x" * LONGEST_HEADER)
     for seal in (lambda: field_of("p256").seal(VALUE, long, RING, None), lambda: DIRECT.seal(VALUE, long)):
         with pytest.raises(SealError, match="too long"):
