@@ -328,10 +328,6 @@ CONTRADICTIONS = {
         "service.max_held", "max_held", "is less than the 2097152 bytes of one body",
     ),
     # What this version cannot do.
-    "jwe": (
-        SERVICE + MTLS + KEYS + with_keys('also_open = ["aead", "jwe"]\n'),
-        "fields.ssn.also_open[1]", "also_open", '"jwe" is not supported by this version',
-    ),
     "redis": (
         SERVICE + MTLS + KEYS.replace("file:state/keyring.json", "rediss://host/0"),
         "keys.store", "store", "not supported by this version",
