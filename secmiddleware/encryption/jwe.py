@@ -3,7 +3,7 @@
 A field pins `alg`; `enc` is A256GCM. What a token is for stands in its protected header and is compared after
 its tag was. The cryptography is joserfc's, which is imported when the first token is sealed or opened; what a
 header says is read here first, since joserfc takes the last of two members of one name, imports an `epk` that
-is a text, and minds the shape of parameters that nobody here listens to (docs/token-format.md §4).
+is a text, and minds the shape of parameters that nobody here listens to (docs/token-format.md §6).
 """
 
 from __future__ import annotations
