@@ -300,12 +300,13 @@ def jwes(secrets: dict[str, bytes], suite_1: str) -> list[tuple[str, str, Contex
     good = made()
     head, _, nonce, sealed_text, tag = good.split(".")
     text = json.dumps(told, separators=(",", ":"))
+    other = b64u(text.replace("ssn", "ssm").encode())
     spare = sealed_text[:-1] + chr(ord(sealed_text[-1]) + 1)
     tokens = {
         "a flipped bit in the tag": f"{head}..{nonce}.{sealed_text}.{flipped(tag)}",
         "a flipped bit in the ciphertext": f"{head}..{nonce}.{flipped(sealed_text)}.{tag}",
         "a flipped bit in the nonce": f"{head}..{flipped(nonce)}.{sealed_text}.{tag}",
-        "a header that was changed": f"{b64u(text.replace('ssn', 'ssm').encode())}..{nonce}.{sealed_text}.{tag}",
+        "a header that was changed": f"{other}..{nonce}.{sealed_text}.{tag}",
         "the id of another key": made(kid="feedf00d"),
         "no key id": without("kid"),
         "a key id in capitals": made(kid="CAFEBABE"),
