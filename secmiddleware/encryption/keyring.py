@@ -35,6 +35,8 @@ from secmiddleware.errors import KeyUnknown, SealError
 
 __all__ = ["Context", "KeyEntry", "KeyState", "Keyring", "RingKey", "looks_like_token"]
 
+_pop_nonce: Final = random_nonces.pop
+
 _CIPHERS_KEPT: Final = 256
 """Ciphers of one kind kept for each key: of fields there are less, of tenants usually."""
 
@@ -119,7 +121,7 @@ class Keyring:
             (entry.activate_at, entry, self._by_kid.get(entry.kid)) for entry in reversed(document.keys)
         )
         self._by_header = {
-            suite + bytes.fromhex(entry.kid): (name, entry, key)
+            suite + bytes.fromhex(entry.kid): (name, entry.readable_until, key)
             for name, suite in SUITES.items()
             for _, entry, key in self._newest_first
         }
@@ -179,7 +181,11 @@ class Keyring:
             raise SealError(f"key {entry.kid} of ring {self.ring} may not be used; rotate the ring")
         if context.format == "aead":
             key.ration.take()
-            return key.suite_1.seal(value, context.slots, random_nonces.take())
+            try:
+                nonce = _pop_nonce()
+            except IndexError:
+                nonce = random_nonces.take()
+            return key.suite_1.seal(value, context.slots, nonce)
         if context.format == "xaes":
             return key.suite_2.seal(value, context.slots, long_random_nonce())
         if context.format == "deterministic":
@@ -196,17 +202,16 @@ class Keyring:
             KeyUnknown: the token names a key that this ring has never had, as far as this snapshot knows.
             TokenError: it does not open; why, nobody is told.
         """
-        if context.format == "fernet":
-            return self._open_fernet(token, context, now)
-        if context.format == "jwe":
-            return self._open_jwe(token, context, now)
+        if context.format not in SUITES:
+            fernet = context.format == "fernet"
+            return (self._open_fernet if fernet else self._open_jwe)(token, context, now)
         raw = unspell(token)
         found = self._by_header.get(raw[:HEADER])
         if found is None:
             if raw[:1] == SUITES[context.format] and len(raw) >= SHORTEST[context.format]:
                 raise KeyUnknown("the token names a key that is not known here")
             raise does_not_open()
-        suite, entry, key = found
+        suite, until, key = found
         if suite != context.format or key is None:
             raise does_not_open()
         # Opened before the state is asked for: a retired key's token takes as long as a forged one.
@@ -216,7 +221,7 @@ class Keyring:
             value = key.suite_2.open(raw, context.slots)
         else:
             value = key.suite_3(context).open(raw, context.slots)
-        if not entry.readable(now):
+        if now >= until:
             raise does_not_open()
         return value
 

@@ -41,7 +41,8 @@ _COMPACT_JWE: Final = re.compile(rb"eyJ[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*){4}")
 """Five parts, of which the first is an object of JSON that begins with a member, as every encoder has it."""
 
 _ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
+TO_URL: Final = bytes.maketrans(b"+/", b"-_")
+"""The signs of base64url for those that base64 has in their place."""
 _FROM_URL: Final = bytes.maketrans(b"-_+/", b"+/..")
 """The signs of base64 that base64url has not become one that neither has."""
 _PADDING: Final = (b"", b"", b"==", b"=")
@@ -49,7 +50,7 @@ _LAST: Final = (_ALPHABET, b"", _ALPHABET[::16], _ALPHABET[::4])
 """What a text may end in, by its length modulo four: the bits that spell nothing are zero."""
 
 _FORMAT_OF: Final[dict[bytes, Format]] = {
-    b2a_base64(suite + bytes([rest]), newline=False).translate(_TO_URL)[:2]: name
+    b2a_base64(suite + bytes([rest]), newline=False).translate(TO_URL)[:2]: name
     for name, suite in SUITES.items()
     for rest in range(256)
 }
@@ -107,7 +108,7 @@ def kid_of(token: bytes) -> str:
 
 def spell(raw: bytes) -> bytes:
     """The token: the prefix, and base64url without padding."""
-    return PREFIX + b2a_base64(raw).translate(_TO_URL, b"=\n")
+    return PREFIX + b2a_base64(raw).translate(TO_URL, b"=\n")
 
 
 def unspell(token: bytes) -> bytes:
