@@ -21,10 +21,11 @@ from secmiddleware.encryption.suites import (
     random_nonces,
 )
 from secmiddleware.encryption.tokens import (
-    HEADER,
+    BEGINNING,
     SHORTEST,
     SUITES,
     Context,
+    beginnings,
     check_fernet_spelling,
     does_not_open,
     looks_like_token,
@@ -110,7 +111,7 @@ class Keyring:
     Cannot be pickled or copied: what counts the uses of a key must be one.
     """
 
-    __slots__ = ("_by_header", "_by_kid", "_document", "_entries", "_newest_first")
+    __slots__ = ("_by_beginning", "_by_kid", "_document", "_entries", "_newest_first")
 
     def __init__(self, document: RingDocument, keys: Iterable[RingKey]) -> None:
         """`keys` are those of the document that are not destroyed."""
@@ -120,10 +121,14 @@ class Keyring:
         self._newest_first = tuple(
             (entry.activate_at, entry, self._by_kid.get(entry.kid)) for entry in reversed(document.keys)
         )
-        self._by_header = {
-            suite + bytes.fromhex(entry.kid): (name, entry.readable_until, key)
+        # By the format that is due: no token of another suite begins so.
+        self._by_beginning = {
+            name: {
+                beginning: (entry.readable_until, key)
+                for _, entry, key in self._newest_first
+                for beginning in beginnings(suite + bytes.fromhex(entry.kid))
+            }
             for name, suite in SUITES.items()
-            for _, entry, key in self._newest_first
         }
 
     @property
@@ -202,25 +207,26 @@ class Keyring:
             KeyUnknown: the token names a key that this ring has never had, as far as this snapshot knows.
             TokenError: it does not open; why, nobody is told.
         """
-        if context.format not in SUITES:
-            fernet = context.format == "fernet"
-            return (self._open_fernet if fernet else self._open_jwe)(token, context, now)
-        raw = unspell(token)
-        found = self._by_header.get(raw[:HEADER])
+        due = context.format
+        known = self._by_beginning.get(due)
+        if known is None:
+            return (self._open_fernet if due == "fernet" else self._open_jwe)(token, context, now)
+        found = known.get(token[:BEGINNING])
         if found is None:
-            if raw[:1] == SUITES[context.format] and len(raw) >= SHORTEST[context.format]:
+            raw = unspell(token)
+            if raw[:1] == SUITES[due] and len(raw) >= SHORTEST[due]:
                 raise KeyUnknown("the token names a key that is not known here")
             raise does_not_open()
-        suite, until, key = found
-        if suite != context.format or key is None:
+        until, key = found
+        if key is None:
             raise does_not_open()
         # Opened before the state is asked for: a retired key's token takes as long as a forged one.
-        if suite == "aead":
-            value = key.suite_1.open(raw, context.slots)
-        elif suite == "xaes":
-            value = key.suite_2.open(raw, context.slots)
+        if due == "aead":
+            value = key.suite_1.open(token, context.slots)
+        elif due == "xaes":
+            value = key.suite_2.open(unspell(token), context.slots)
         else:
-            value = key.suite_3(context).open(raw, context.slots)
+            value = key.suite_3(context).open(unspell(token), context.slots)
         if now >= until:
             raise does_not_open()
         return value

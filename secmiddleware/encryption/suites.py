@@ -1,13 +1,13 @@
 """The suites of `sm1.` tokens: what each makes of a value under one ring key (docs/token-format.md §2).
 
-Every suite has a subkey of its own. A token comes here decoded, its header read by the key ring.
+Every suite has a subkey of its own. A token comes here when the key ring has read its header.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from binascii import b2a_base64
+from binascii import a2b_base64, b2a_base64
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -19,6 +19,8 @@ from secmiddleware.encryption.derivation import SUITE_1, SUITE_2, SUITE_3, deriv
 from secmiddleware.encryption.kek import NONCE
 from secmiddleware.encryption.tokens import (
     DOMAIN,
+    ENDS,
+    FROM_URL,
     HEADER,
     PREFIX,
     SUITES,
@@ -34,7 +36,7 @@ _SIV_KEY: Final = 64
 """AES-256-SIV: 32 bytes for the MAC and 32 for the cipher."""
 
 _UNOPENED: Final = (InvalidTag, ValueError, OverflowError)
-"""Another tag; too short for a nonce; 2 GiB and more."""
+"""Another tag; no base64, or too short for a nonce; 2 GiB and more."""
 
 _NONCE_END: Final = HEADER + NONCE
 _LONG_NONCE_END: Final = HEADER + LONG_NONCE
@@ -60,9 +62,16 @@ class SuiteOne:
         # `spell`, without a call: it would take a twentieth of the time.
         return PREFIX + b2a_base64(self._header + nonce + sealed).translate(TO_URL, b"=\n")
 
-    def open(self, raw: bytes, slots: bytes) -> bytes:
-        """The value of a decoded token. Raises TokenError."""
+    def open(self, token: bytes, slots: bytes) -> bytes:
+        """The value of a token that begins as one with this key's header. Raises TokenError.
+
+        The text itself, and not what it spells as for the other suites: this is `unspell`, less a call.
+        """
+        last, padding = ENDS[len(token) & 3]
         try:
+            if token[-1] not in last:
+                raise does_not_open()
+            raw = a2b_base64(token[4:].translate(FROM_URL) + padding, strict_mode=True)
             return self._cipher.decrypt(raw[HEADER:_NONCE_END], raw[_NONCE_END:], self._bound + slots)
         except _UNOPENED:
             raise does_not_open() from None

@@ -23,6 +23,8 @@ DOMAIN: Final = b"secmw/token/v1"
 SUITES: Final[dict[Format, bytes]] = {"aead": b"\x01", "xaes": b"\x02", "deterministic": b"\x03"}
 HEADER: Final = 5
 """Suite (1 byte) and key id (4 bytes)."""
+BEGINNING: Final = 11
+"""Characters of a token that tell its header: the prefix, and seven signs for five bytes."""
 SHORTEST: Final[dict[Format, int]] = {
     "aead": HEADER + 12 + 16,
     "xaes": HEADER + 24 + 16,
@@ -43,11 +45,11 @@ _COMPACT_JWE: Final = re.compile(rb"eyJ[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*){4}")
 _ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 """The signs of base64url for those that base64 has in their place."""
-_FROM_URL: Final = bytes.maketrans(b"-_+/", b"+/..")
+FROM_URL: Final = bytes.maketrans(b"-_+/", b"+/..")
 """The signs of base64 that base64url has not become one that neither has."""
-_PADDING: Final = (b"", b"", b"==", b"=")
-_LAST: Final = (_ALPHABET, b"", _ALPHABET[::16], _ALPHABET[::4])
-"""What a text may end in, by its length modulo four: the bits that spell nothing are zero."""
+ENDS: Final = ((_ALPHABET, b""), (b"", b""), (_ALPHABET[::16], b"=="), (_ALPHABET[::4], b"="))
+"""By a text's length modulo four: what it may end in, so that the bits that spell nothing are zero, and what
+base64 has behind it."""
 
 _FORMAT_OF: Final[dict[bytes, Format]] = {
     b2a_base64(suite + bytes([rest]), newline=False).translate(TO_URL)[:2]: name
@@ -106,6 +108,11 @@ def kid_of(token: bytes) -> str:
     return unspell(token[: len(PREFIX) + 8])[1:HEADER].hex()
 
 
+def beginnings(header: bytes) -> tuple[bytes, ...]:
+    """What a token with this header begins with: the last sign has two bits of what stands behind it."""
+    return tuple(spell(header + bytes([rest << 6]))[:BEGINNING] for rest in range(4))
+
+
 def spell(raw: bytes) -> bytes:
     """The token: the prefix, and base64url without padding."""
     return PREFIX + b2a_base64(raw).translate(TO_URL, b"=\n")
@@ -115,13 +122,13 @@ def unspell(token: bytes) -> bytes:
     """What a token spells. Raises TokenError unless it is the one spelling of it that there is."""
     if token[:4] != PREFIX:
         raise does_not_open()
-    remainder = len(token) & 3  # that of the text behind the prefix, too
+    last, padding = ENDS[len(token) & 3]  # of the text behind the prefix it is the same
     # `strict_mode` refuses signs that are not of the alphabet, but not bits to spare: they are ours to judge.
     # Encoding again to compare would say the same, and takes longer.
-    if token[-1] not in _LAST[remainder]:
+    if token[-1] not in last:
         raise does_not_open()
     try:
-        return a2b_base64(token[4:].translate(_FROM_URL) + _PADDING[remainder], strict_mode=True)
+        return a2b_base64(token[4:].translate(FROM_URL) + padding, strict_mode=True)
     except binascii.Error:
         raise does_not_open() from None
 
