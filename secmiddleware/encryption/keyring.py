@@ -111,7 +111,7 @@ class Keyring:
     Cannot be pickled or copied: what counts the uses of a key must be one.
     """
 
-    __slots__ = ("_by_beginning", "_by_kid", "_document", "_entries", "_newest_first")
+    __slots__ = ("_by_beginning", "_by_kid", "_document", "_entries", "_newest", "_newest_first")
 
     def __init__(self, document: RingDocument, keys: Iterable[RingKey]) -> None:
         """`keys` are those of the document that are not destroyed."""
@@ -121,6 +121,7 @@ class Keyring:
         self._newest_first = tuple(
             (entry.activate_at, entry, self._by_kid.get(entry.kid)) for entry in reversed(document.keys)
         )
+        self._newest = self._newest_first[0]
         # By the format that is due: no token of another suite begins so.
         self._by_beginning = {
             name: {
@@ -178,10 +179,12 @@ class Keyring:
             SealError: the primary key is distrusted, this process has no reserved use of it left, or the
                 value is over 2 GiB.
         """
-        # As `primary` has it: the last that is active, else the first.
-        for activate_at, entry, key in self._newest_first:  # noqa: B007  (the last one stays)
-            if activate_at <= now:
-                break
+        activate_at, entry, key = self._newest
+        if now < activate_at:
+            # As `primary` has it: the last that is active, else the first.
+            for activate_at, entry, key in self._newest_first:  # noqa: B007  (the last one stays)
+                if activate_at <= now:
+                    break
         if key is None or entry.distrusted:
             raise SealError(f"key {entry.kid} of ring {self.ring} may not be used; rotate the ring")
         if context.format == "aead":
