@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import msgspec
 from cryptography.fernet import Fernet
+from joserfc import jwe
+from joserfc.jwk import OctKey
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,17 +31,46 @@ from secmiddleware.scopes import App, Message, Scope
 from secmiddleware.security import SecurityManager
 
 VALUE = b'"123-45-6789"'
+SIXTEEN = b'"12345678901234"'
 FIELD = Context(field="ssn")
 
 
 def token_rows(keyring: Keyring) -> Iterator[Row]:
-    """One short value, sealed and opened; Fernet is what most Python services use today."""
+    """Sixteen bytes, sealed and opened; Fernet is what most Python services use today."""
     now = datetime.now(UTC)
+    ours = keyring.seal(SIXTEEN, FIELD, now)
+    assert keyring.open(ours, FIELD, now) == SIXTEEN
+    for peer, seal, unseal in _peers():
+        theirs = seal(SIXTEEN)
+        assert unseal(theirs) == SIXTEEN
+        yield Row("seal 16 bytes", lambda: keyring.seal(SIXTEEN, FIELD, now), peer, partial(seal, SIXTEEN))
+        yield Row("open 16 bytes", lambda: keyring.open(ours, FIELD, now), peer, partial(unseal, theirs))
+
+
+def _peers() -> Iterator[tuple[str, Callable[[bytes], Any], Callable[[Any], bytes]]]:
+    """Whoever else makes a text of a value under one key, with the key set up beforehand."""
     fernet = Fernet(Fernet.generate_key())
-    ours, theirs = keyring.seal(VALUE, FIELD, now), fernet.encrypt(VALUE)
-    assert keyring.open(ours, FIELD, now) == fernet.decrypt(theirs) == VALUE
-    yield Row("seal", lambda: keyring.seal(VALUE, FIELD, now), "Fernet", lambda: fernet.encrypt(VALUE))
-    yield Row("open", lambda: keyring.open(ours, FIELD, now), "Fernet", lambda: fernet.decrypt(theirs))
+    yield "Fernet", fernet.encrypt, fernet.decrypt
+    secret, header = OctKey.generate_key(256), {"alg": "dir", "enc": "A256GCM"}
+    yield (
+        "joserfc dir",
+        lambda value: jwe.encrypt_compact(dict(header), value, secret),
+        lambda token: jwe.decrypt_compact(token, secret).plaintext or b"",
+    )
+    if find_spec("tink") is None:
+        print("no row of Tink: it is not installed here (dependency group dev)", file=sys.stderr)
+        return
+    import tink
+    from tink import aead
+
+    aead.register()
+    cipher = tink.new_keyset_handle(aead.aead_key_templates.AES256_GCM).primitive(aead.Aead)
+    # It makes bytes, bound to what the caller gives; in JSON they are a text.
+    yield (
+        "Tink, base64url",
+        lambda value: urlsafe_b64encode(cipher.encrypt(value, FIELD.slots)),
+        lambda token: cipher.decrypt(urlsafe_b64decode(token), FIELD.slots),
+    )
 
 
 def _people(count: int) -> bytes:

@@ -4,9 +4,25 @@
 //
 // takes the ring document, the file of the key-encryption key (32 bytes) and the name of a field, and prints the value of
 // each line. Options: --purpose, --tenant, --caller TEXT, --now TIME, --fernet-key FILE (may come again, newest first).
-// It opens suites 1, 2 and 3 and Fernet, and seals nothing.
+//
+//     node open_token.mjs --key client.key payments ssn < tokens.txt
+//
+// takes a private key (PEM), the names of the ring and of a field, and opens what was sealed to that key.
+// It opens suites 1, 2 and 3, Fernet and JWE, and seals nothing.
 
-import { createCipheriv, createDecipheriv, createHmac, hkdfSync, timingSafeEqual } from "node:crypto";
+import {
+  constants,
+  createCipheriv,
+  createDecipheriv,
+  createHash,
+  createHmac,
+  createPrivateKey,
+  createPublicKey,
+  diffieHellman,
+  hkdfSync,
+  privateDecrypt,
+  timingSafeEqual,
+} from "node:crypto";
 import { readFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
@@ -129,6 +145,86 @@ export function fernet(key, token) {
   }
 }
 
+// §6 JWE in its compact form (RFC 7516), with A256GCM.
+
+// What JSON.parse makes of a text in which no member is there twice.
+function oneReading(text) {
+  let value;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    throw new Refused();
+  }
+  const open = [];
+  for (const [sign, string, colon] of text.matchAll(/("(?:[^"\\]|\\.)*")(\s*:)?|[{}]/gs)) {
+    if (sign === "{") open.push(new Set());
+    else if (sign === "}") open.pop();
+    else if (colon !== undefined) {
+      const name = JSON.parse(string);
+      if (open.at(-1).has(name)) throw new Refused();
+      open.at(-1).add(name);
+    }
+  }
+  return value;
+}
+
+function headerOf(token) {
+  const header = oneReading(fromBase64url(token.split(".")[0]).toString("utf8"));
+  if (header === null || typeof header !== "object" || Array.isArray(header)) throw new Refused();
+  if (header.enc !== "A256GCM" || "zip" in header || "crit" in header) throw new Refused();
+  return header;
+}
+
+// `keyOf` makes the content's key of the encrypted key, once it is known that there are five parts.
+function jwe(token, header, ring, slots, keyOf) {
+  const parts = token.split(".");
+  if (parts.length !== 5) throw new Refused();
+  const [encrypted, nonce, text, tag] = parts.slice(1).map((part) => (part === "" ? ascii("") : fromBase64url(part)));
+  if (tag.length !== 16) throw new Refused();
+  const value = gcm(keyOf(encrypted), nonce, Buffer.concat([text, tag]), ascii(parts[0]));
+  // Only now: until here anybody may have written the header.
+  const names = ["ring", "field", "purpose", "tenant", "caller"];
+  const fits = [ring, ...slots].every((slot, at) => (header[`secmw.${names[at]}`] ?? "") === slot);
+  if (!fits || names.some((name) => header[`secmw.${name}`] === null)) throw new Refused();
+  return value;
+}
+
+function agreedKey(key, header) {
+  const { kty, crv, x, y, d } = header.epk ?? {};
+  if (kty !== "EC" || d !== undefined) throw new Refused();
+  const publicKey = createPublicKey({ key: { kty, crv, x, y }, format: "jwk" });
+  const secret = diffieHellman({ privateKey: key, publicKey });
+  // Concat KDF (NIST SP 800-56A §5.8.1, RFC 7518 §4.6.2): 256 bits are one round of SHA-256.
+  const word = (number) => Buffer.from([0, 0, number >> 8, number & 255]);
+  const parties = [header.apu ?? "", header.apv ?? ""].map((text) => lp(Buffer.from(text, "base64url")));
+  const info = [lp(ascii(header.alg)), ...parties, word(256)];
+  return createHash("sha256").update(Buffer.concat([word(1), secret, ...info])).digest();
+}
+
+function contentKey(key, header, encrypted) {
+  const padding = constants.RSA_PKCS1_OAEP_PADDING;
+  try {
+    if (key.asymmetricKeyType === "rsa" && header.alg === "RSA-OAEP-256")
+      return privateDecrypt({ key, padding, oaepHash: "sha256" }, encrypted);
+    if (key.asymmetricKeyType !== "ec" || header.alg !== "ECDH-ES+A256KW") throw new Refused();
+    const unwrap = createDecipheriv("id-aes256-wrap", agreedKey(key, header), Buffer.alloc(8, 0xa6));
+    return Buffer.concat([unwrap.update(encrypted), unwrap.final()]);
+  } catch {
+    throw new Refused();
+  }
+}
+
+// Of a token that was sealed to somebody's key; `key` is its private half, as createPrivateKey has it.
+export function openSealed(key, token, ring, { field, purpose = "field", tenant = "", caller = "" }) {
+  const header = headerOf(token);
+  const slots = [field, purpose, tenant, caller];
+  return jwe(token, header, ring, slots, (encrypted) => {
+    const cek = contentKey(key, header, encrypted);
+    if (cek.length !== 32) throw new Refused();
+    return cek;
+  });
+}
+
 // §4 The ring document.
 
 const SUITES = {
@@ -174,10 +270,11 @@ export class Ring {
     return key.secret !== null && !key.distrusted && (key.retire_at === null || now < key.retire_at);
   }
 
-  // §2 and §3. `format` is the field's to say, not the token's; `now` is written as in the document.
+  // §2, §3 and §6. `format` is the field's to say, not the token's; `now` is written as in the document.
   open(token, format, { field, purpose = "field", tenant = "", caller = "" }, now) {
     const slots = [field, purpose, tenant, caller].map(utf8);
     if (format === "fernet") return this.#openFernet(token, slots, now);
+    if (format === "jwe") return this.#openJwe(token, [field, purpose, tenant, caller], now);
     if (!token.startsWith("sm1.")) throw new Refused();
     const raw = fromBase64url(token.slice(4));
     const { number, shortest } = SUITES[format];
@@ -210,6 +307,19 @@ export class Ring {
     }
   }
 
+  #openJwe(token, slots, now) {
+    const header = headerOf(token);
+    if (header.alg !== "dir" || typeof header.kid !== "string" || !/^[0-9a-f]{8}$/.test(header.kid))
+      throw new Refused();
+    const key = this.keys.find(({ kid }) => kid === header.kid);
+    if (key === undefined) throw new KeyUnknown();
+    if (!this.#opens(key, now)) throw new Refused();
+    return jwe(token, header, this.name.toString(), slots, (encrypted) => {
+      if (encrypted.length !== 0) throw new Refused();
+      return hkdf(key.secret, "secmw/jwe/dir/a256gcm/v1");
+    });
+  }
+
   #openFernet(token, slots, now) {
     for (const key of this.keys.toReversed()) {
       if (!this.#opens(key, now)) continue;
@@ -239,6 +349,7 @@ function attempt(key, token) {
 }
 
 export function formatOf(token) {
+  if (token.startsWith("eyJ")) return "jwe";
   if (!token.startsWith("sm1.")) return "fernet";
   const number = Buffer.from(token.slice(4, 6), "base64url")[0];
   return Object.keys(SUITES).find((name) => SUITES[name].number === number) ?? "aead";
@@ -253,14 +364,23 @@ function main() {
       tenant: text,
       caller: text,
       now: text,
+      key: text,
       "fernet-key": { type: "string", multiple: true, default: [] },
     },
   });
-  const { now = new Date().toISOString().replace("Z", "000Z"), "fernet-key": files, ...slots } = values;
+  const { now = new Date().toISOString().replace("Z", "000Z"), "fernet-key": files, key: own, ...slots } = values;
+  const tokens = readFileSync(0, "utf8").split("\n").filter(Boolean);
+  const show = (value) => process.stdout.write(Buffer.concat([value, ascii("\n")]));
+  if (own !== undefined) {
+    const [name, field] = positionals;
+    const key = createPrivateKey(readFileSync(own));
+    for (const token of tokens) show(openSealed(key, token, name, { field, ...slots }));
+    return;
+  }
   const [document, kek, field] = positionals;
   const ring = new Ring(readFileSync(document, "utf8"), readFileSync(kek));
   const keys = files.map((file) => readFileSync(file, "ascii").trim());
-  for (const token of readFileSync(0, "utf8").split("\n").filter(Boolean)) {
+  for (const token of tokens) {
     const format = formatOf(token);
     let value;
     try {
@@ -269,7 +389,7 @@ function main() {
       if (format !== "fernet" || !(error instanceof Refused)) throw error;
       value = ring.open(token, format, { field, ...slots }, now);
     }
-    process.stdout.write(Buffer.concat([value, ascii("\n")]));
+    show(value);
   }
 }
 

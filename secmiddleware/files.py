@@ -74,6 +74,20 @@ def read_secret(path: str | Path, *, limit: int = READ_LIMIT) -> bytes:
         SecretMissingError: there is no such file.
         SecretFileError: it cannot be read, is no regular file, is too open or too large.
     """
+    return _read(Path(path), limit, private=True)
+
+
+def read_file(path: str | Path, *, limit: int = READ_LIMIT) -> bytes:
+    """The bytes of a regular file that is no secret: as `read_secret`, but anybody may touch it.
+
+    Raises:
+        SecretMissingError: there is no such file.
+        SecretFileError: it cannot be read, is no regular file, or too large.
+    """
+    return _read(Path(path), limit, private=False)
+
+
+def _read(path: Path, limit: int, *, private: bool) -> bytes:
     try:
         # O_NONBLOCK: opening a fifo must not wait for its other end.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -86,7 +100,7 @@ def read_secret(path: str | Path, *, limit: int = READ_LIMIT) -> bytes:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise SecretFileError(f"{path}: is not a regular file")
-        if found.st_mode & _OTHERS:
+        if private and found.st_mode & _OTHERS:
             mode = stat.S_IMODE(found.st_mode)
             raise SecretFileError(f"{path}: others may use it (mode {mode:04o}); do: chmod 600 {path}")
         with os.fdopen(descriptor, "rb", closefd=False) as file:

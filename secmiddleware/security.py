@@ -16,15 +16,16 @@ from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, cast
+from typing import Any, Final, Literal, Self, TypeVar
 from weakref import WeakSet
 
 from secmiddleware.certificates.files import TrustFiles, TrustWatch
 from secmiddleware.certificates.manager import CertificateManager
 from secmiddleware.encryption.fernet import ListedFernet
+from secmiddleware.encryption.jwe import FieldJwe
+from secmiddleware.encryption.jwe_keys import SealingKey, load_opening_key, load_sealing_key
 from secmiddleware.encryption.kek import load_kek
 from secmiddleware.encryption.manager import EncryptionManager, KeyPolicy, Transition
-from secmiddleware.encryption.tokens import Format
 from secmiddleware.encryption.uses import FIRST_BLOCK
 from secmiddleware.engine import Admission, Place, Places, Snapshot, admit
 from secmiddleware.errors import ConfigError, Finding
@@ -415,6 +416,23 @@ def listed_fernet(field: FieldSettings) -> ListedFernet | None:
     return ListedFernet(key.get_secret_value() for key in field.fernet_keys)
 
 
+def jwe_of(field: FieldSettings, setting: str) -> FieldJwe | None:
+    """With whose keys a field's JWEs are sealed and opened; None where it is the ring's, or it has none.
+
+    Raises ConfigError under the key path `setting` where a file cannot be used.
+    """
+    jwe = field.jwe
+    if jwe is None or "dir" in jwe.alg:
+        return None
+    keys = (load_opening_key(path, f"{setting}.keys[{index}]") for index, path in enumerate(jwe.keys))
+    match jwe.recipient:
+        case Path() as path:
+            recipient: SealingKey | Literal["caller"] | None = load_sealing_key(path, f"{setting}.recipient")
+        case told:
+            recipient = "caller" if told == "caller" else None
+    return FieldJwe(tuple(name for name in jwe.alg if name != "dir"), recipient, tuple(keys))
+
+
 def _policy(settings: Settings) -> Policy:
     default = settings.mtls.client
     rules = tuple(
@@ -453,19 +471,19 @@ def _reads_paths(settings: Settings) -> bool:
 def _places(settings: Settings) -> Places:
     places = []
     for name, field in settings.fields.items():
-        # `check` lets only these formats through; FieldRule's types know no others.
         rule = FieldRule(
             name,
-            cast("Format", field.format),
+            field.format,
             field.bind,
             field.otherwise,
             field.leak_guard,
-            cast("tuple[Format, ...]", field.also_open),
+            field.also_open,
             listed_fernet(field),
             field.encoding,
             field.mask_last,
             field.pad,
             field.rewrap,
+            jwe_of(field, f"fields.{name}.jwe"),
         )
         for place in field.places:
             marks = tuple(read_mark(text) for text in place.marks)

@@ -43,7 +43,7 @@ LAYERS = (
     {"engine", "rotation", "telemetry", "settings", "scopes", "environs"},
     {"identity", "fields"},
     {"certificates", "encryption"},
-    {"messages", "errors", "paths", "files", "state", "server_kinds", "server_kinds_wsgi", "watched"},
+    {"messages", "errors", "paths", "files", "jose", "state", "server_kinds", "server_kinds_wsgi", "watched"},
 )
 FLOOR = len(LAYERS) - 1  # the base modules may use each other
 
@@ -60,8 +60,14 @@ NEIGHBOURS = {
 
 # Each is imported in one module at most; OpenTelemetry's SDK, which is set up for servers only, apart from
 # its API.
-ONE_DOOR = ("joserfc", "opentelemetry.sdk", "kombu", "redis")
+ONE_DOOR = ("opentelemetry.sdk", "kombu", "redis")
 API_DOORS = {"secmiddleware.telemetry.opentelemetry", "secmiddleware.telemetry.exporting"}
+# Its signatures, its keys for encryption, its encryption.
+JOSE_DOORS = {
+    "secmiddleware.identity.jwks",
+    "secmiddleware.encryption.jwe_keys",
+    "secmiddleware.encryption.jwe",
+}
 
 # Nobody pays for what is not configured.
 OPTIONAL = {
@@ -154,6 +160,10 @@ def test_imports_only_look_down() -> None:
 
 def test_the_api_of_opentelemetry_has_its_doors_in_one_room() -> None:
     assert set(doors(list(_modules(PACKAGE)), "opentelemetry")) <= API_DOORS
+
+
+def test_joserfc_has_a_door_for_each_of_its_uses() -> None:
+    assert set(doors(list(_modules(PACKAGE)), "joserfc")) <= JOSE_DOORS
 
 
 @pytest.mark.parametrize("distribution", ONE_DOOR)

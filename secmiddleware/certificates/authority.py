@@ -28,6 +28,7 @@ from secmiddleware.certificates.trust import CertificateError
 # Clocks of machines that talk to each other differ by minutes at most; a fresh certificate works on all of
 # them.
 _BACKDATING: Final = timedelta(minutes=5)
+_CLIENT: Final = ExtendedKeyUsageOID.CLIENT_AUTH
 _MAX_COMMON_NAME: Final = 64  # RFC 5280 appendix A.1, ub-common-name
 
 
@@ -136,7 +137,7 @@ class Authority:
         ValueError without any name, for what is none, and where nothing would be left of the lifetime.
         """
         names = _names(spiffe_id, dns, ())
-        return self._issue(names, ExtendedKeyUsageOID.CLIENT_AUTH, common_name, lifetime, _now(now))
+        return self._issue(names, _CLIENT, common_name, lifetime, _now(now))
 
     def _issue(
         self,
@@ -157,7 +158,7 @@ class Authority:
         certificate = (
             _builder(subject, self.certificate.subject, key.public_key(), begin, end)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(ca=False), critical=True)
+            .add_extension(_key_usage(ca=False, receives=usage == _CLIENT), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -218,13 +219,14 @@ def _key_identifier_of(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
 
 
-def _key_usage(*, ca: bool) -> x509.KeyUsage:
+def _key_usage(*, ca: bool, receives: bool = False) -> x509.KeyUsage:
+    """`receives` is for a client's: fields can be sealed to its certificate."""
     return x509.KeyUsage(
         digital_signature=not ca,
         content_commitment=False,
         key_encipherment=False,
         data_encipherment=False,
-        key_agreement=False,
+        key_agreement=receives,
         key_cert_sign=ca,
         crl_sign=ca,
         encipher_only=False,

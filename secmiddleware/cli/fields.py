@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -14,7 +14,6 @@ from secmiddleware.cli.keys import opened_ring
 from secmiddleware.errors import ConfigError, Finding
 
 if TYPE_CHECKING:
-    from secmiddleware.encryption.tokens import Format
     from secmiddleware.settings import Settings
     from secmiddleware.settings.models import FieldSettings
 
@@ -81,7 +80,7 @@ def seal(field: str, config: Path, text: bool, tenant: str | None, caller: str |
             raise click.ClickException('encoding is "text" here: only a string can be sealed')
         value = content.encode("utf-8")
     token = opened_ring(settings, config, first_block=1).seal(
-        field, value, **bound, pad=rule.pad, format=cast("Format", rule.format)
+        field, value, **bound, pad=rule.pad, format=rule.format
     )
     click.echo(token)
 

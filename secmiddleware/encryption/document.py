@@ -28,10 +28,13 @@ MAX_GEN: Final = (1 << 53) - 1
 MAX_CLOCK_AHEAD: Final = timedelta(hours=1)
 """How far another node's clock may run ahead of ours before its document is taken for nonsense."""
 
+KID: Final = re.compile(r"[0-9a-f]{8}")
+"""What a key id looks like in text."""
+
 _EARLIEST: Final = datetime(2020, 1, 1, tzinfo=UTC)
 _LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
+_NEVER: Final = datetime.min.replace(tzinfo=UTC)
 _RING: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
-_KID: Final = re.compile(r"[0-9a-f]{8}")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 _TICK: Final = timedelta(microseconds=1)
 
@@ -73,14 +76,19 @@ class KeyEntry:
     wrapped: bytes | None = field(repr=False)
     """Under the key-wrapping key; None once it is destroyed."""
 
-    def readable(self, now: datetime) -> bool:
-        """Whether requests may open with it: PENDING, PRIMARY or DECRYPT_ONLY, and trusted.
+    @property
+    def readable_until(self) -> datetime:
+        """Until when requests may open with it: while it is PENDING, PRIMARY or DECRYPT_ONLY, and trusted.
 
         The time alone tells: in a document that is valid no key retires before its successor is active.
         """
         if self.distrusted or self.destroyed_at is not None:
-            return False
-        return self.retire_at is None or now < self.retire_at
+            return _NEVER
+        return _LATEST if self.retire_at is None else self.retire_at
+
+    def readable(self, now: datetime) -> bool:
+        """Whether requests may open with it."""
+        return now < self.readable_until
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +311,7 @@ def _changed(document: RingDocument, changed: KeyEntry) -> RingDocument:
 def _entry(loaded: object) -> KeyEntry:
     members = _exactly(loaded, _KEY_MEMBERS, "a key")
     kid = _string(members, "kid")
-    _require(_KID.fullmatch(kid) is not None, "a kid is not eight lower-case hex digits")
+    _require(KID.fullmatch(kid) is not None, "a kid is not eight lower-case hex digits")
     _require(type(members["distrusted"]) is bool, "distrusted is not true or false")
     return KeyEntry(
         kid=kid,

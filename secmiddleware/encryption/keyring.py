@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Final, TypeVar
 
-from secmiddleware.encryption.document import KeyEntry, KeyState, RingDocument
+from secmiddleware.encryption.document import KID, KeyEntry, KeyState, RingDocument
 from secmiddleware.encryption.fernet import FieldFernet
+from secmiddleware.encryption.jwe import DIRECT, DirectJwe, read_header
 from secmiddleware.encryption.suites import (
     SuiteOne,
     SuiteThree,
@@ -20,10 +21,11 @@ from secmiddleware.encryption.suites import (
     random_nonces,
 )
 from secmiddleware.encryption.tokens import (
-    HEADER,
+    BEGINNING,
     SHORTEST,
     SUITES,
     Context,
+    beginnings,
     check_fernet_spelling,
     does_not_open,
     looks_like_token,
@@ -33,6 +35,8 @@ from secmiddleware.encryption.uses import Ration
 from secmiddleware.errors import KeyUnknown, SealError
 
 __all__ = ["Context", "KeyEntry", "KeyState", "Keyring", "RingKey", "looks_like_token"]
+
+_pop_nonce: Final = random_nonces.pop
 
 _CIPHERS_KEPT: Final = 256
 """Ciphers of one kind kept for each key: of fields there are less, of tenants usually."""
@@ -45,7 +49,7 @@ _Cipher = TypeVar("_Cipher")
 class RingKey:
     """The secret of one key with its ciphers, set up once and kept from one snapshot to the next."""
 
-    __slots__ = ("_fernets", "_ring", "_secret", "_sivs", "_suite_2", "kid", "ration", "suite_1")
+    __slots__ = ("_fernets", "_jwe", "_ring", "_secret", "_sivs", "_suite_2", "kid", "ration", "suite_1")
 
     def __init__(self, ring: str, kid: str, secret: bytes, ration: Ration) -> None:
         """`secret` has 32 bytes; `ration` is spent by sealing."""
@@ -56,6 +60,7 @@ class RingKey:
         self._secret = secret
         # Two threads may both make one of these: they make the same.
         self._suite_2: SuiteTwo | None = None
+        self._jwe: DirectJwe | None = None
         self._sivs: dict[tuple[str, str, str], SuiteThree] = {}
         self._fernets: dict[tuple[str, str], FieldFernet] = {}
 
@@ -66,6 +71,14 @@ class RingKey:
         if suite is None:
             suite = self._suite_2 = SuiteTwo(self._ring, self.kid, self._secret)
         return suite
+
+    @property
+    def jwe(self) -> DirectJwe:
+        """JWE with `dir`, set up when it is first needed."""
+        direct = self._jwe
+        if direct is None:
+            direct = self._jwe = DirectJwe(self._ring, self.kid, self._secret)
+        return direct
 
     def suite_3(self, context: Context) -> SuiteThree:
         """The cipher of suite 3 for a field and a tenant."""
@@ -98,7 +111,7 @@ class Keyring:
     Cannot be pickled or copied: what counts the uses of a key must be one.
     """
 
-    __slots__ = ("_by_header", "_by_kid", "_document", "_entries", "_newest_first")
+    __slots__ = ("_by_beginning", "_by_kid", "_document", "_entries", "_newest", "_newest_first")
 
     def __init__(self, document: RingDocument, keys: Iterable[RingKey]) -> None:
         """`keys` are those of the document that are not destroyed."""
@@ -108,10 +121,15 @@ class Keyring:
         self._newest_first = tuple(
             (entry.activate_at, entry, self._by_kid.get(entry.kid)) for entry in reversed(document.keys)
         )
-        self._by_header = {
-            suite + bytes.fromhex(entry.kid): (name, entry, key)
+        self._newest = self._newest_first[0]
+        # By the format that is due: no token of another suite begins so.
+        self._by_beginning = {
+            name: {
+                beginning: (entry.readable_until, key)
+                for _, entry, key in self._newest_first
+                for beginning in beginnings(suite + bytes.fromhex(entry.kid))
+            }
             for name, suite in SUITES.items()
-            for _, entry, key in self._newest_first
         }
 
     @property
@@ -149,8 +167,8 @@ class Keyring:
     def seal(self, value: bytes, context: Context, now: datetime) -> bytes:
         """The token of a value, in ASCII.
 
-        Only suite 1 and Fernet spend uses: the nonces of suite 2 are long enough to draw for ever, and suite
-        3 draws none.
+        Suites 2 and 3 spend no uses: the nonces of suite 2 are long enough to draw for ever, and suite 3
+        draws none. A JWE is one under the ring, with `dir`.
 
         Args:
             value: its bytes; for a field the raw JSON value.
@@ -161,20 +179,28 @@ class Keyring:
             SealError: the primary key is distrusted, this process has no reserved use of it left, or the
                 value is over 2 GiB.
         """
-        # As `primary` has it: the last that is active, else the first.
-        for activate_at, entry, key in self._newest_first:  # noqa: B007  (the last one stays)
-            if activate_at <= now:
-                break
+        activate_at, entry, key = self._newest
+        if now < activate_at:
+            # As `primary` has it: the last that is active, else the first.
+            for activate_at, entry, key in self._newest_first:  # noqa: B007  (the last one stays)
+                if activate_at <= now:
+                    break
         if key is None or entry.distrusted:
             raise SealError(f"key {entry.kid} of ring {self.ring} may not be used; rotate the ring")
         if context.format == "aead":
             key.ration.take()
-            return key.suite_1.seal(value, context.slots, random_nonces.take())
+            try:
+                nonce = _pop_nonce()
+            except IndexError:
+                nonce = random_nonces.take()
+            return key.suite_1.seal(value, context.slots, nonce)
         if context.format == "xaes":
             return key.suite_2.seal(value, context.slots, long_random_nonce())
         if context.format == "deterministic":
             return key.suite_3(context).seal(value, context.slots)
         key.ration.take()
+        if context.format == "jwe":
+            return key.jwe.seal(value, context)
         return key.fernet(context).seal(value, int(now.timestamp()))
 
     def open(self, token: bytes, context: Context, now: datetime) -> bytes:
@@ -184,25 +210,27 @@ class Keyring:
             KeyUnknown: the token names a key that this ring has never had, as far as this snapshot knows.
             TokenError: it does not open; why, nobody is told.
         """
-        if context.format == "fernet":
-            return self._open_fernet(token, context, now)
-        raw = unspell(token)
-        found = self._by_header.get(raw[:HEADER])
+        due = context.format
+        known = self._by_beginning.get(due)
+        if known is None:
+            return (self._open_fernet if due == "fernet" else self._open_jwe)(token, context, now)
+        found = known.get(token[:BEGINNING])
         if found is None:
-            if raw[:1] == SUITES[context.format] and len(raw) >= SHORTEST[context.format]:
+            raw = unspell(token)
+            if raw[:1] == SUITES[due] and len(raw) >= SHORTEST[due]:
                 raise KeyUnknown("the token names a key that is not known here")
             raise does_not_open()
-        suite, entry, key = found
-        if suite != context.format or key is None:
+        until, key = found
+        if key is None:
             raise does_not_open()
         # Opened before the state is asked for: a retired key's token takes as long as a forged one.
-        if suite == "aead":
-            value = key.suite_1.open(raw, context.slots)
-        elif suite == "xaes":
-            value = key.suite_2.open(raw, context.slots)
+        if due == "aead":
+            value = key.suite_1.open(token, context.slots)
+        elif due == "xaes":
+            value = key.suite_2.open(unspell(token), context.slots)
         else:
-            value = key.suite_3(context).open(raw, context.slots)
-        if not entry.readable(now):
+            value = key.suite_3(context).open(unspell(token), context.slots)
+        if now >= until:
             raise does_not_open()
         return value
 
@@ -224,6 +252,21 @@ class Keyring:
             if value is not None:
                 return value
         raise does_not_open()
+
+    def _open_jwe(self, token: bytes, context: Context, now: datetime) -> bytes:
+        header = read_header(token)
+        kid = header.get("kid")
+        if header["alg"] != DIRECT or kid is None or not KID.fullmatch(kid):
+            raise does_not_open()
+        entry, key = self._entries.get(kid), self._by_kid.get(kid)
+        if entry is None:
+            raise KeyUnknown("the token names a key that is not known here")
+        if key is None:
+            raise does_not_open()
+        value = key.jwe.open(token, header, context)
+        if not entry.readable(now):
+            raise does_not_open()
+        return value
 
     def _readable(self, now: datetime) -> Iterator[RingKey]:
         """The keys that open at `now`, the newest first."""

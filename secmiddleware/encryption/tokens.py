@@ -1,7 +1,7 @@
 """Tokens as docs/token-format.md specifies them: their text, their header, and what they are bound to.
 
-What the suites make of a value is in suites.py and fernet.py; which key a token needs, and whether that key
-may be used, is the key ring's business (keyring.py).
+What the suites make of a value is in suites.py, fernet.py and jwe.py; which key a token needs, and whether
+that key may be used, is the key ring's business (keyring.py).
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from typing import Final, Literal, get_args
 from secmiddleware.encryption.derivation import lp
 from secmiddleware.errors import TokenError
 
-Format = Literal["aead", "xaes", "deterministic", "fernet"]
+Format = Literal["aead", "xaes", "deterministic", "fernet", "jwe"]
 
 PREFIX: Final = b"sm1."
 DOMAIN: Final = b"secmw/token/v1"
 SUITES: Final[dict[Format, bytes]] = {"aead": b"\x01", "xaes": b"\x02", "deterministic": b"\x03"}
 HEADER: Final = 5
 """Suite (1 byte) and key id (4 bytes)."""
+BEGINNING: Final = 11
+"""Characters of a token that tell its header: the prefix, and seven signs for five bytes."""
 SHORTEST: Final[dict[Format, int]] = {
     "aead": HEADER + 12 + 16,
     "xaes": HEADER + 24 + 16,
@@ -37,16 +39,20 @@ _PADDED_FERNET: Final = re.compile(rb"gAAAA[A-Za-z0-9_-]{93,}={0,2}")
 """Version 0x80 and a 64-bit time in seconds, its upper four bytes zero until 2106; at least version, time,
 IV, one block and HMAC: 73 bytes."""
 
+_COMPACT_JWE: Final = re.compile(rb"eyJ[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*){4}")
+"""Five parts, of which the first is an object of JSON that begins with a member, as every encoder has it."""
+
 _ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
-_FROM_URL: Final = bytes.maketrans(b"-_+/", b"+/..")
+TO_URL: Final = bytes.maketrans(b"+/", b"-_")
+"""The signs of base64url for those that base64 has in their place."""
+FROM_URL: Final = bytes.maketrans(b"-_+/", b"+/..")
 """The signs of base64 that base64url has not become one that neither has."""
-_PADDING: Final = (b"", b"", b"==", b"=")
-_LAST: Final = (_ALPHABET, b"", _ALPHABET[::16], _ALPHABET[::4])
-"""What a text may end in, by its length modulo four: the bits that spell nothing are zero."""
+ENDS: Final = ((_ALPHABET, b""), (b"", b""), (_ALPHABET[::16], b"=="), (_ALPHABET[::4], b"="))
+"""By a text's length modulo four: what it may end in, so that the bits that spell nothing are zero, and what
+base64 has behind it."""
 
 _FORMAT_OF: Final[dict[bytes, Format]] = {
-    b2a_base64(suite + bytes([rest]), newline=False).translate(_TO_URL)[:2]: name
+    b2a_base64(suite + bytes([rest]), newline=False).translate(TO_URL)[:2]: name
     for name, suite in SUITES.items()
     for rest in range(256)
 }
@@ -87,6 +93,8 @@ def format_of(value: bytes) -> Format | None:
     """
     if value.startswith(PREFIX):
         return _FORMAT_OF.get(value[4:6], "aead")
+    if value.startswith(b"eyJ"):
+        return "jwe" if _COMPACT_JWE.fullmatch(value) is not None else None
     return "fernet" if _PADDED_FERNET.fullmatch(value) is not None else None
 
 
@@ -100,22 +108,27 @@ def kid_of(token: bytes) -> str:
     return unspell(token[: len(PREFIX) + 8])[1:HEADER].hex()
 
 
+def beginnings(header: bytes) -> tuple[bytes, ...]:
+    """What a token with this header begins with: the last sign has two bits of what stands behind it."""
+    return tuple(spell(header + bytes([rest << 6]))[:BEGINNING] for rest in range(4))
+
+
 def spell(raw: bytes) -> bytes:
     """The token: the prefix, and base64url without padding."""
-    return PREFIX + b2a_base64(raw).translate(_TO_URL, b"=\n")
+    return PREFIX + b2a_base64(raw).translate(TO_URL, b"=\n")
 
 
 def unspell(token: bytes) -> bytes:
     """What a token spells. Raises TokenError unless it is the one spelling of it that there is."""
     if token[:4] != PREFIX:
         raise does_not_open()
-    remainder = len(token) & 3  # that of the text behind the prefix, too
+    last, padding = ENDS[len(token) & 3]  # of the text behind the prefix it is the same
     # `strict_mode` refuses signs that are not of the alphabet, but not bits to spare: they are ours to judge.
     # Encoding again to compare would say the same, and takes longer.
-    if token[-1] not in _LAST[remainder]:
+    if token[-1] not in last:
         raise does_not_open()
     try:
-        return a2b_base64(token[4:].translate(_FROM_URL) + _PADDING[remainder], strict_mode=True)
+        return a2b_base64(token[4:].translate(FROM_URL) + padding, strict_mode=True)
     except binascii.Error:
         raise does_not_open() from None
 

@@ -50,7 +50,7 @@ class Plan:
             MarkedHead.of(inward),
             MarkedHead.of(outward),
             limits,
-            private=any(place.response == "decrypt" or place.field.bind != "none" for place in outward),
+            private=any(place.response == "decrypt" or place.field.is_for_one_caller for place in outward),
         )
 
     @property

@@ -13,9 +13,10 @@ from typing import Final, Literal
 import msgspec
 
 from secmiddleware.encryption.fernet import ListedFernet
+from secmiddleware.encryption.jwe import FieldJwe, kid_of_jwe
 from secmiddleware.encryption.keyring import Context, Keyring, KeyState
 from secmiddleware.encryption.padding import padded, unpadded
-from secmiddleware.encryption.tokens import WITHOUT_ASSOCIATED_DATA, Format, format_of, kid_of
+from secmiddleware.encryption.tokens import SUITES, WITHOUT_ASSOCIATED_DATA, Format, format_of, kid_of
 from secmiddleware.errors import KeyUnknown, SealError, TokenError
 from secmiddleware.fields.head_marks import AnyMark
 from secmiddleware.fields.json_reading import UnreadableJSON, check, text_of_string
@@ -55,12 +56,19 @@ class FieldRule:
     """The step, in bytes, to whose multiples values are padded before they are sealed; 0: they are not."""
     rewrap: bool = False
     """Whether tokens that pass through are renewed where an old key sealed them."""
+    jwe: FieldJwe | None = field(default=None, repr=False)
+    """Whose keys its JWEs are of, where they are not the ring's."""
 
     def __post_init__(self) -> None:
         if self.pad and self.encoding != "json":
             raise ValueError(f"field {self.name!r}: a text may end in spaces, so none can be its padding")
         if self.bind != "none" and not WITHOUT_ASSOCIATED_DATA.isdisjoint(self.formats):
             raise ValueError(f"field {self.name!r}: Fernet tokens cannot be bound to a {self.bind}")
+
+    @property
+    def is_for_one_caller(self) -> bool:
+        """Whether what one caller receives is of no use to another."""
+        return self.bind != "none" or (self.jwe is not None and self.jwe.to_caller)
 
     @property
     def formats(self) -> tuple[Format, ...]:
@@ -195,18 +203,30 @@ class ValueWork:
             value = rule.listed.open(token)
         if value is None:
             context = self._context(rule, token_format)
-            value = self._keyring().open(token, context, self._exchange.now)
+            if token_format == "jwe" and rule.jwe is not None:  # noqa: S105  (a format)
+                value = rule.jwe.open(token, context, self._keyring().ring)
+            else:
+                value = self._keyring().open(token, context, self._exchange.now)
         self.report.opened += 1
-        if token_format != "fernet":  # noqa: S105  (a format)
+        if token_format in SUITES:
             self.report.kids.add(kid_of(token))
+        elif token_format == "jwe" and (kid := kid_of_jwe(token)) is not None:  # noqa: S105  (a format)
+            self.report.kids.add(kid)
         return value if rule.encoding == "text" else unpadded(value)
 
     def _seal(self, rule: FieldRule, value: bytes) -> bytes:
         """The JSON string of a new token, counted. Formats are sealed here and nowhere else."""
-        keyring = self._keyring()
-        token = keyring.seal(padded(value, rule.pad), self._context(rule, rule.format), self._exchange.now)
+        keyring, context = self._keyring(), self._context(rule, rule.format)
+        value = padded(value, rule.pad)
+        if rule.format == "jwe" and rule.jwe is not None:
+            identity = self._exchange.identity
+            if identity is None and rule.jwe.to_caller:
+                raise _Unbound
+            token = rule.jwe.seal(value, context, keyring.ring, None if identity is None else identity.der)
+        else:
+            token = keyring.seal(value, context, self._exchange.now)
+            self.report.kids.add(keyring.primary(self._exchange.now).kid)
         self.report.sealed += 1
-        self.report.kids.add(keyring.primary(self._exchange.now).kid)
         return b'"' + token + b'"'
 
     def _sealed(self, place: PlaceRule, value: bytes) -> bytes:
@@ -240,13 +260,14 @@ class ValueWork:
         Raises KeyUnknown and TokenError.
         """
         token_format = _format_of(rule, token)
-        if not rule.rewrap or token_format is None:
+        if not rule.rewrap or token_format is None or rule.jwe is not None:
             return False
         # What is bound to nothing would be bound to whoever had it pass through here, or the reverse.
         if not WITHOUT_ASSOCIATED_DATA.isdisjoint((token_format, rule.format)):
             return False
+        kid = kid_of_jwe(token) if token_format == "jwe" else kid_of(token)  # noqa: S105  (a format)
         try:
-            state = self._keyring().state_of(kid_of(token), self._exchange.now)
+            state = self._keyring().state_of(kid or "", self._exchange.now)
         except KeyError:
             return False
         # A key that does not seal yet is newer than the one that would now.
@@ -339,9 +360,9 @@ def _string_of(text: bytes) -> bytes:
 
 def _format_of(rule: FieldRule, content: bytes) -> Format | None:
     # Our own prefix is a token to every field, be it one that the field does not open: it is never sealed
-    # again. What looks like Fernet may be any text where no Fernet is due.
+    # again. What looks like Fernet or JWE may be any text where none is due.
     found = format_of(content)
-    return found if found != "fernet" or "fernet" in rule.formats else None
+    return found if found in SUITES or found in rule.formats else None
 
 
 def _is_stand_in(rule: FieldRule, value: bytes) -> bool:

@@ -17,7 +17,8 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-from secmiddleware.identity.jwks import KeySet, decode_base64url, parse_object
+from secmiddleware.identity.jwks import KeySet
+from secmiddleware.jose import decode_base64url, parse_object
 from secmiddleware.messages import Headers, Identity, Refusal, TokenClaims, header_values
 
 _SCHEME: Final = re.compile(rb"bearer(?: |$)", re.IGNORECASE)

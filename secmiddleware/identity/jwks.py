@@ -1,25 +1,23 @@
 """A JWK Set (RFC 7517) as the keys that may have signed a token, and the one check of a signature.
 
 A set is read strictly and as a whole: public keys of known kinds only, each good for the algorithms of its
-own kind. What a token says is `bound_tokens`'s. The only module that knows joserfc, which is imported by
-`load_jwks` and not before.
+own kind. What a token says is `bound_tokens`'s. joserfc is imported by `load_jwks` and not before.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import stat
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from secmiddleware.certificates.strength import weakness_of_public_key
 from secmiddleware.errors import ConfigError, Finding
+from secmiddleware.jose import decode_base64url, parse_object
 
 _KEY: Final = "tokens.jwks"
 
@@ -94,49 +92,6 @@ def load_jwks(path: Path) -> KeySet:
     if findings:
         raise ConfigError(findings)
     return KeySet(tuple(keys))
-
-
-def parse_object(data: bytes) -> dict[str, Any]:
-    """The JSON object that these bytes are: UTF-8, no member twice at any depth, finite numbers.
-
-    Raises ValueError. RFC 7515 §4 leaves it open what becomes of a member that is there twice: two readers
-    could see two tokens.
-    """
-    try:
-        value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite
-        )
-    except RecursionError:
-        raise ValueError("too deep") from None
-    if not isinstance(value, dict):
-        raise ValueError("not an object")
-    return value
-
-
-def decode_base64url(text: bytes) -> bytes:
-    """The bytes that a text without padding stands for, if it is the one text for them; else ValueError."""
-    data = urlsafe_b64decode(text + b"=" * (-len(text) % 4))
-    if urlsafe_b64encode(data).rstrip(b"=") != text:
-        raise ValueError("not the text that an encoder makes")
-    return data
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member is there twice")
-    return members
-
-
-def _refuse(_: str) -> NoReturn:
-    raise ValueError("not a number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError("too large a number")
-    return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from secmiddleware.settings.values import (
     HeaderName,
     HostAddress,
     Identifier,
+    JweRecipient,
     Kek,
     MarkText,
     MethodText,
@@ -57,6 +58,7 @@ Algorithm = Literal[
     "EdDSA", "Ed25519", "Ed448",
 ]  # fmt: skip
 Format = Literal["aead", "xaes", "deterministic", "fernet", "jwe"]
+JweAlgorithm = Literal["dir", "RSA-OAEP-256", "ECDH-ES+A256KW"]
 Action = Literal["decrypt", "encrypt", "pass"]
 
 # Pairs of rules, of places and of marks are compared with each other: these bound that work, far above any
@@ -70,8 +72,21 @@ _MOST_FERNET_KEYS: Final = 32
 _MOST_SHOWN: Final = 16
 # Every value of a field costs as much in each body.
 _LONGEST_PAD: Final = 4096
+# One is new, one is old; each more is one whose tokens somebody still has.
+_MOST_JWE_KEYS: Final = 16
 # The registry of methods has some forty.
 _MOST_METHODS: Final = 100
+
+
+def _listed(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+JweAlgorithms = Annotated[
+    tuple[JweAlgorithm, ...],
+    Field(min_length=1, max_length=2),
+    BeforeValidator(_listed, json_schema_input_type=JweAlgorithm | tuple[JweAlgorithm, ...]),
+]
 
 
 def _trust_table(value: object) -> object:
@@ -365,6 +380,25 @@ class PlaceSettings(Section):
     )
 
 
+class JweSettings(Section):
+    """How a field's JWEs are made, and with whose keys; a token that says otherwise does not open."""
+
+    alg: JweAlgorithms = Field(
+        description="Whose key seals: dir the ring's, the others, one or both, a recipient's of that kind."
+    )
+    enc: Literal["A256GCM"] = Field(default="A256GCM", description="How the content is encrypted.")
+    recipient: JweRecipient | None = Field(
+        default=None,
+        description='Who opens what is sealed: "ring" with dir; "caller", by the client certificate; or '
+        '"file:PATH", a public key, a certificate or a JWK.',
+    )
+    keys: tuple[PathSetting, ...] = Field(
+        default=(),
+        max_length=_MOST_JWE_KEYS,
+        description="Our private keys, for what others have sealed to us: files in PEM or JWK, newest first.",
+    )
+
+
 class FieldSettings(Section):
     """One kind of secret; its name is bound into every token of it."""
 
@@ -375,6 +409,7 @@ class FieldSettings(Section):
         max_length=_MOST_FERNET_KEYS,
         description="Fernet keys from elsewhere, newest first, whose tokens it opens where it opens Fernet.",
     )
+    jwe: JweSettings | None = Field(default=None, description="How its JWEs are made, where it has any.")
     encoding: Literal["json", "text"] = Field(
         default="json",
         description="What stands inside its tokens: raw JSON, or the text of a string, without quotes.",

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from secmiddleware.files import SecretFileError, read_secret
@@ -153,6 +153,17 @@ def resolve_kek(value: object, base: Path) -> str:
     if re.match(r"[a-z0-9+-]*(?:kms|vault|azure|gcp|aws)[a-z0-9+-]*:", value):
         raise SettingError("a KMS is not supported by this version", 'use "file:PATH" or "env:NAME"')
     raise SettingError('must be "file:PATH" or "env:NAME"', _file_hint(value, base))
+
+
+def resolve_recipient(value: object, base: Path) -> Path | Literal["ring", "caller"]:
+    """Whom tokens are sealed to: the ring, the caller, or whoever's key is in a file; it is not read."""
+    if value == "ring" or value == "caller":
+        return value
+    if not isinstance(value, str):
+        raise SettingError('must be "ring", "caller" or "file:PATH"')
+    if not value.startswith("file:"):
+        raise SettingError('must be "ring", "caller" or "file:PATH"', _file_hint(value, base))
+    return _after_scheme(value, base)
 
 
 def _reference(value: object) -> tuple[str, str]:

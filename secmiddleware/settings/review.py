@@ -24,6 +24,7 @@ from secmiddleware.settings.proxies import review_proxies
 from secmiddleware.settings.quantities import write_duration
 from secmiddleware.settings.references import TLS_SCHEMES
 from secmiddleware.settings.review_formats import review_formats
+from secmiddleware.settings.review_jwe import review_jwe
 from secmiddleware.settings.review_routes import review_routes
 from secmiddleware.settings.review_values import review_values
 
@@ -36,8 +37,6 @@ _LONGEST_LEEWAY: Final = timedelta(minutes=10)
 # A thread costs some 0.15 ms, in which 16 KiB with marks are rewritten.
 _LEAST_OFFLOAD: Final = 16 << 10
 
-_FORMATS: Final = ("aead", "xaes", "deterministic", "fernet")
-
 
 def review(settings: Settings, broken: Collection[KeyPath], environ: Mapping[str, str]) -> list[Mistake]:
     """What contradicts something else, is not there, or is not supported by this version.
@@ -45,7 +44,6 @@ def review(settings: Settings, broken: Collection[KeyPath], environ: Mapping[str
     `broken` are paths whose values were wrong by themselves; in `settings` stand defaults in their place.
     """
     notes = [
-        *_unsupported(settings),
         *_service(settings),
         *_mtls(settings),
         *review_proxies(settings.mtls),
@@ -56,6 +54,7 @@ def review(settings: Settings, broken: Collection[KeyPath], environ: Mapping[str
         *_fields(settings),
         *review_formats(settings),
         *review_values(settings),
+        *review_jwe(settings),
         *_overlapping_marks(settings),
         *review_disk(settings, environ),
     ]
@@ -70,16 +69,6 @@ def review(settings: Settings, broken: Collection[KeyPath], environ: Mapping[str
         for mistake, looked_at in notes
         if not is_gone(mistake.path) and not any(is_gone(path) or path in touched for path in looked_at)
     ]
-
-
-def _unsupported(settings: Settings) -> Iterator[Note]:
-    later = "is not supported by this version"
-    for name, one in settings.fields.items():
-        if one.format not in _FORMATS:
-            yield Mistake(("fields", name, "format"), f'"{one.format}" {later}', 'use "aead" or "xaes"'), ()
-        for index, other in enumerate(one.also_open):
-            if other not in _FORMATS:
-                yield Mistake(("fields", name, "also_open", index), f'"{other}" {later}'), ()
 
 
 def _service(settings: Settings) -> Iterator[Note]:
@@ -263,15 +252,20 @@ def _place(settings: Settings, one: FieldSettings, here: KeyPath, place: PlaceSe
         message = "does nothing: request and response are both pass"
         hint = 'give request or response: "decrypt" or "encrypt"'
         yield Mistake(here, message, hint), ((*here, "request"), (*here, "response"))
-    if one.bind == "none":
+    sealed_to_caller = one.jwe is not None and one.jwe.recipient == "caller"
+    if one.bind != "none":
+        key, whose = "bind", f"is bound to the {one.bind}"
+    elif sealed_to_caller and "encrypt" in (place.request, place.response):
+        key, whose = "jwe", "is sealed to the caller"
+    else:
         return
     for index, route in enumerate(place.routes):
         open_door = _may_lack_certificate(settings, PathPattern.parse(route))
         if open_door is not None:
             door = write_path(open_door)
-            message = f"is bound to the {one.bind}, but {door} lets callers in without a certificate"
-            hint = 'require one there, or bind = "none"'
-            looked_at = ((*here[:2], "bind"), ("routes",), ("mtls", "client"))
+            message = f"{whose}, but {door} lets callers in without a certificate"
+            hint = "require one there" + (', or bind = "none"' if key == "bind" else "")
+            looked_at = ((*here[:2], key), ("routes",), ("mtls", "client"))
             yield Mistake((*here, "routes", index), message, hint), looked_at
 
 

@@ -43,6 +43,7 @@ from secmiddleware.settings.references import (
     resolve_fernet_key,
     resolve_kek,
     resolve_path,
+    resolve_recipient,
     resolve_store,
 )
 
@@ -252,6 +253,10 @@ def _fernet_key(value: object, info: ValidationInfo) -> SecretStr:
     return SecretStr(resolve_fernet_key(value, _base(info), _environ(info)))
 
 
+def _recipient(value: object, info: ValidationInfo) -> Path | Literal["ring", "caller"]:
+    return resolve_recipient(value, _base(info))
+
+
 def _kek(value: object, info: ValidationInfo) -> str:
     return resolve_kek(value, _base(info))
 
@@ -298,6 +303,9 @@ FernetKey = Annotated[
     IsReference(),
 ]
 Kek = Annotated[str, BeforeValidator(_kek, json_schema_input_type=_REFERENCE), IsReference()]
+JweRecipient = Annotated[
+    Literal["ring", "caller"] | Path, BeforeValidator(_recipient, json_schema_input_type=str)
+]
 Text = Annotated[str, BeforeValidator(read_text)]
 Texts = Annotated[
     tuple[Text, ...],

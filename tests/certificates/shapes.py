@@ -45,6 +45,8 @@ def key_of(kind: str, number: int = 0) -> Any:
             return ec.generate_private_key(ec.SECP224R1())
         case "p192":
             return ec.generate_private_key(ec.SECP192R1())
+        case "p521":
+            return ec.generate_private_key(ec.SECP521R1())
         case "p384":
             return ec.generate_private_key(ec.SECP384R1())
         case "ed25519":

@@ -112,6 +112,16 @@ def test_the_authority_issues_leaves_only(ca):
     assert isinstance(leaf.public_key().curve, ec.SECP256R1)
 
 
+def test_fields_can_be_sealed_to_a_client_of_it_and_to_no_server(ca):
+    for issued, receives in (
+        (ca.issue_client(spiffe_id=SPIFFE, now=NOW), True),
+        (ca.issue_server(dns=["localhost"], now=NOW), False),
+    ):
+        usage = extension(leaf_of(issued), x509.KeyUsage).value
+        assert usage.digital_signature
+        assert usage.key_agreement is receives
+
+
 def test_what_a_client_of_it_issues_is_worth_nothing(ca):
     client = ca.issue_client(spiffe_id=SPIFFE, now=NOW)
     key = load_pem_private_key(client.key_pem, None)

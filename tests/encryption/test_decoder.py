@@ -8,9 +8,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from certificates.shapes import key_of, make
 from cryptography.fernet import Fernet
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from encryption.rings import KEK, manager_of, started
 
+from secmiddleware.encryption.jwe import FieldJwe
+from secmiddleware.encryption.keyring import Context
 from secmiddleware.encryption.manager import utc_now
 from secmiddleware.rotation.stores import FileStore
 
@@ -43,7 +47,13 @@ def vectors():
 
 def test_it_opens_every_token_of_the_vectors(outcomes, vectors):
     assert outcomes["tokens"] == [{"value": case["value"]} for case in vectors["tokens"]]
-    assert {case["format"] for case in vectors["tokens"]} == {"aead", "xaes", "deterministic", "fernet"}
+    assert {case["format"] for case in vectors["tokens"]} == {
+        "aead",
+        "xaes",
+        "deterministic",
+        "fernet",
+        "jwe",
+    }
     assert outcomes["listed"] == [{"value": case["value"]} for case in vectors["listed"]["tokens"]]
 
 
@@ -73,17 +83,43 @@ def test_it_opens_what_was_sealed_just_now_with_a_ring_in_a_file(ring, tmp_path)
     sealed = [
         manager.seal("ssn", value.encode(), **bound, format=form)
         for value in values
-        for form in ("aead", "xaes", "deterministic")
+        for form in ("aead", "xaes", "deterministic", "jwe")
     ]
     manager.rotate()
     options = ("--tenant", bound["tenant"], "--caller", bound["caller"])
     done = node(DECODER, document, kek, "ssn", *options, told="\n".join(sealed))
     assert done.stderr == ""
-    assert done.stdout.splitlines() == [value for value in values for _ in range(3)]
+    assert done.stdout.splitlines() == [value for value in values for _ in range(4)]
     unbound = [manager.seal("ssn", b"1"), Fernet(key).encrypt(b"2").decode()]
     unbound.append(manager.seal("ssn", b"3", format="fernet"))
     done = node(DECODER, document, kek, "ssn", "--fernet-key", tmp_path / "fernet", told="\n".join(unbound))
     assert (done.stdout, done.stderr) == ("1\n2\n3\n", "")
+
+
+@pytest.mark.parametrize("kind", ["rsa2048", "p256", "p384", "p521"])
+def test_it_opens_what_was_sealed_to_a_private_key_and_with_no_other(tmp_path, kind):
+    made = make("caller", key=key_of(kind, 5))
+    for name, private in (("key", made.key), ("other", key_of(kind, 6))):
+        pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        (tmp_path / name).write_bytes(pem)
+    field = FieldJwe(("RSA-OAEP-256", "ECDH-ES+A256KW"), "caller")
+    context = Context("ssn", tenant="spiffe://example.org", caller="größe", format="jwe")
+    values = ['"ü"', "1.10", json.dumps("x" * 5000), ""]
+    tokens = [field.seal(value.encode(), context, "payments", made.der).decode() for value in values]
+    bound = ("--tenant", context.tenant, "--caller", context.caller)
+
+    def opened(key, ring, name, *options):
+        return node(DECODER, "--key", tmp_path / key, ring, name, *options, told="\n".join(tokens))
+
+    assert opened("key", "payments", "ssn", *bound).stdout == "\n".join(values) + "\n"
+    for arguments in (
+        ("other", "payments", "ssn", *bound),
+        ("key", "invoices", "ssn", *bound),
+        ("key", "payments", "iban", *bound),
+        ("key", "payments", "ssn"),
+    ):
+        done = opened(*arguments)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", "it does not open here\n")
 
 
 def test_it_says_no_more_than_we_do_of_what_does_not_open(ring):

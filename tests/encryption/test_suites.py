@@ -199,7 +199,11 @@ def test_equality_tokens_are_those_of_every_key_that_opens_the_newest_first(make
     assert manager.open("ssn", only, tenant="a", format="deterministic") == VALUE
 
 
-@pytest.mark.parametrize("context", [AEAD, XAES, Context("ssn", format="fernet")], ids=lambda c: c.format)
+@pytest.mark.parametrize(
+    "context",
+    [AEAD, XAES, Context("ssn", format="fernet"), Context("ssn", format="jwe")],
+    ids=lambda c: c.format,
+)
 def test_only_deterministic_tokens_can_be_searched_for(manager, clock, context):
     with pytest.raises(ValueError, match="deterministic"):
         manager.keyring.equality_tokens(VALUE, context, clock.now)

@@ -15,7 +15,8 @@ from identity.issuing import KIND_OF, Issuer, base64url
 from joserfc.jwk import ECKey, OctKey, OKPKey
 
 from secmiddleware.errors import ConfigError, Finding
-from secmiddleware.identity.jwks import decode_base64url, load_jwks, parse_object
+from secmiddleware.identity.jwks import load_jwks
+from secmiddleware.jose import decode_base64url, parse_object
 
 
 @pytest.fixture(scope="module")

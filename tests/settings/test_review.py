@@ -336,10 +336,6 @@ CONTRADICTIONS = {
         "service.offload", "offload", "is never reached: max_body lets bodies have 1048576 bytes",
     ),
     # What this version cannot do.
-    "jwe": (
-        SERVICE + MTLS + KEYS + with_keys('also_open = ["aead", "jwe"]\n'),
-        "fields.ssn.also_open[1]", "also_open", '"jwe" is not supported by this version',
-    ),
     "redis": (
         SERVICE + MTLS + KEYS.replace("file:state/keyring.json", "rediss://host/0"),
         "keys.store", "store", "not supported by this version",

@@ -69,7 +69,9 @@ VALID = {
     "references": SERVICE
     + '[keys]\nring = "r"\nstore = "memory:"\nkek = { file = "kek" }\n[rotation]\nbroker = { env = "B" }\n',
     "trust in its long form": SERVICE + '[mtls]\ntrust = [{ ca = "a.pem", may_assert = ["dns:*.a.org"] }]\n',
-    "what only later versions do": SERVICE + '[mtls]\nsource = "nginx"\n[fields.a]\nformat = "jwe"\n',
+    "a proxy and JWEs": SERVICE
+    + '[mtls]\nsource = "nginx"\n[fields.a]\nformat = "jwe"\n[fields.a.jwe]\nalg = "dir"\n'
+    + '[fields.b.jwe]\nalg = ["RSA-OAEP-256"]\nrecipient = "file:a.pem"\nkeys = ["a.key"]\n',
 }
 
 

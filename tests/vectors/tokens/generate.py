@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import zlib
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Any
 
 from cryptography.hazmat.primitives import padding
 from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CBC
 
-from secmiddleware.encryption.derivation import FERNET, derive
+from secmiddleware.encryption.derivation import FERNET, JWE_DIRECT, SUITE_1, derive
 from secmiddleware.encryption.document import KeyEntry, RingDocument, show_time
 from secmiddleware.encryption.kek import Kek
 from secmiddleware.encryption.root import Root
@@ -94,6 +96,25 @@ def fernet_under(key: bytes, value: bytes, iv: bytes, seconds: int) -> str:
     return base64.urlsafe_b64encode(signed + hmac.digest(key[:16], signed, "sha256")).decode()
 
 
+def header(kid: str, context: Context, name: str = RING) -> dict[str, Any]:
+    """The protected header of a JWE; slots that are empty are not in it."""
+    told = {f"secmw.{slot}": value for slot, value in {"ring": name, **slots(context)}.items() if value}
+    return {"alg": "dir", "enc": "A256GCM", "kid": kid, **told}
+
+
+def jwe(secret: bytes, told: dict[str, Any] | str, value: bytes, iv: bytes, label: bytes = JWE_DIRECT) -> str:
+    """A JWE with `dir`, of any header; a `label` of b"" takes the secret itself."""
+    text = told if isinstance(told, str) else json.dumps(told, separators=(",", ":"))
+    head = b64u(text.encode())
+    cek = derive(secret, label) if label else secret
+    raw = AESGCM(cek).encrypt(iv, value, head.encode())
+    return f"{head}..{b64u(iv)}.{b64u(raw[:-16])}.{b64u(raw[-16:])}"
+
+
+def b64u(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
 def slots(context: Context) -> dict[str, str]:
     return {name: asdict(context)[name] for name in ("field", "purpose", "tenant", "caller")}
 
@@ -142,6 +163,9 @@ def tokens(secrets: dict[str, bytes]) -> list[dict[str, Any]]:
         found.append(case(f"XAES: {name}", "xaes", kid, context, nonce.hex(), value, token))
         token = deterministic(secrets[kid], kid, context, value.encode())
         found.append(case(f"AES-SIV: {name}", "deterministic", kid, context, "", value, token))
+        iv = fixed(f"jwe nonce {name}", 12)
+        token = jwe(secrets[kid], header(kid, context), value.encode(), iv)
+        found.append(case(f"JWE: {name}", "jwe", kid, context, iv.hex(), value, token))
     at = int(NOW.timestamp())
     for name, kid, value in [
         ("Fernet under the primary key", "12345678", '"123-45-6789"'),
@@ -196,6 +220,9 @@ def refused(secrets: dict[str, bytes]) -> list[dict[str, Any]]:
         ("a line end behind it", good + "\n", here),
         ("a space in the middle", good[:20] + " " + good[20:], here),
         ("a space in front", " " + good, here),
+        ("four spaces in the middle", good[:20] + "    " + good[20:], here),
+        ("four signs of padding in the middle", good[:20] + "====" + good[20:], here),
+        ("nothing but the header of a key that the ring never had", respelled(b"\x01\xde\xad\xbe\xef"), here),
         ("a dot too many", "sm1.." + good[4:], here),
         ("the prefix in capitals", "SM1." + good[4:], here),
         ("another version", "sm2." + good[4:], here),
@@ -241,17 +268,107 @@ def refused(secrets: dict[str, bytes]) -> list[dict[str, Any]]:
         ("nothing where Fernet is due", "", as_fernet),
     ]
     cases.append(("Fernet where suite 1 is due", good_fernet, here))
+    cases += jwes(secrets, good)
     cases += other_suites(secrets, good)
     found = [
         {"name": name, "format": context.format, **slots(context), "token": token, "error": "refused"}
         for name, token, context in cases + fernets
     ]
-    unknown = sealed(fixed("ring key of nobody", 32), "deadbeef", here, value, nonce)
+    nobody = fixed("ring key of nobody", 32)
+    as_jwe = replace(here, format="jwe")
+    found.append(
+        {"name": "JWE: a key that the ring never had", "format": "jwe", **slots(here)}
+        | {"token": jwe(nobody, header("deadbeef", as_jwe), value, nonce), "error": "key_unknown"}
+    )
+    unknown = sealed(nobody, "deadbeef", here, value, nonce)
     found.append(
         {"name": "a key that the ring never had", "format": "aead", **slots(here)}
         | {"token": unknown, "error": "key_unknown"}
     )
     return found
+
+
+def jwes(secrets: dict[str, bytes], suite_1: str) -> list[tuple[str, str, Context]]:
+    """JWEs with `dir` that must not open."""
+    value, primary, iv = b'"123-45-6789"', secrets["12345678"], fixed("jwe nonce refused", 12)
+    here = Context("ssn", format="jwe")
+    told = header("12345678", here)
+
+    def made(secret: bytes = primary, value: bytes = value, label: bytes = JWE_DIRECT, **changed: Any) -> str:
+        return jwe(secret, {**told, **changed}, value, iv, label)
+
+    def without(name: str) -> str:
+        return jwe(primary, {key: text for key, text in told.items() if key != name}, value, iv)
+
+    good = made()
+    head, _, nonce, sealed_text, tag = good.split(".")
+    text = json.dumps(told, separators=(",", ":"))
+    other = b64u(text.replace("ssn", "ssm").encode())
+    spare = sealed_text[:-1] + chr(ord(sealed_text[-1]) + 1)
+    tokens = {
+        "a flipped bit in the tag": f"{head}..{nonce}.{sealed_text}.{flipped(tag)}",
+        "a flipped bit in the ciphertext": f"{head}..{nonce}.{flipped(sealed_text)}.{tag}",
+        "a flipped bit in the nonce": f"{head}..{flipped(nonce)}.{sealed_text}.{tag}",
+        "a header that was changed": f"{other}..{nonce}.{sealed_text}.{tag}",
+        "the id of another key": made(kid="feedf00d"),
+        "no key id": without("kid"),
+        "a key id in capitals": made(kid="CAFEBABE"),
+        "a key id that is no text": made(kid=12345678),
+        "no ring": without("secmw.ring"),
+        "no field": without("secmw.field"),
+        "no purpose": without("secmw.purpose"),
+        "another ring": made(**{"secmw.ring": "invoices"}),
+        "a tenant too many": made(**{"secmw.tenant": "a"}),
+        "a caller that is null": made(**{"secmw.caller": None}),
+        "no alg": without("alg"),
+        "alg none": made(alg="none"),
+        "alg A256KW": made(alg="A256KW"),
+        "another alg, and a key that the ring never had": made(kid="deadbeef", alg="RSA-OAEP-256"),
+        "enc A128GCM": made(enc="A128GCM"),
+        "compressed": made(value=raw_deflate(value), zip="DEF"),
+        "an extension that is critical": made(crit=["secmw.ring"]),
+        "a member twice": jwe(primary, text[:-1] + ',"secmw.field":"ssn"}', value, iv),
+        "a member twice, within another": jwe(primary, text[:-1] + ',"jwk":{"k":1,"k":2}}', value, iv),
+        "a header that is no object": jwe(primary, f"[{text}]", value, iv),
+        "a header that is no JSON": jwe(primary, text[:-1], value, iv),
+        "an encrypted key": f"{head}.AAAA.{nonce}.{sealed_text}.{tag}",
+        "a part too few": f"{head}..{nonce}.{sealed_text}",
+        "a part too many": f"{good}.",
+        "no tag": f"{head}..{nonce}.{sealed_text}.",
+        "half a tag": f"{head}..{nonce}.{sealed_text}.{tag[:11]}",
+        "padding": good + "==",
+        "bits to spare that are not zero": f"{head}..{nonce}.{spare}.{tag}",
+        "a line end behind it": good + "\n",
+        "the key of suite 1": made(label=SUITE_1),
+        "the ring key itself as the key": made(label=b""),
+        "a key that is retired": made(secrets["a1b2c3d4"], kid="a1b2c3d4"),
+        "a key that is distrusted": made(secrets["0badc0de"], kid="0badc0de"),
+        "a key that is destroyed": made(secrets["00000001"], kid="00000001"),
+        "suite 1 where JWE is due": suite_1,
+        "nothing where JWE is due": "",
+    }
+    cases = [(f"JWE: {name}", token, here) for name, token in tokens.items()]
+    for name, context in {
+        "another field": replace(here, field="iban"),
+        "another purpose": replace(here, purpose="probe"),
+        "a tenant": replace(here, tenant="spiffe://example.org"),
+        "a caller": replace(here, caller="spiffe://example.org/shop"),
+        "where suite 1 is due": Context("ssn"),
+        "where Fernet is due": Context("ssn", format="fernet"),
+    }.items():
+        cases.append((f"JWE: {name}", good, context))
+    return cases
+
+
+def flipped(part: str) -> str:
+    """With a bit of its first byte turned."""
+    raw = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+    return b64u(bytes([raw[0] ^ 1]) + raw[1:])
+
+
+def raw_deflate(value: bytes) -> bytes:
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return compressor.compress(value) + compressor.flush()
 
 
 def other_suites(secrets: dict[str, bytes], suite_1: str) -> list[tuple[str, str, Context]]:
