@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 from secmiddleware.encryption.document import KeyEntry, KeyState, RingDocument
 from secmiddleware.encryption.fernet import FieldFernet
+from secmiddleware.encryption.padding import padded, unpadded
 from secmiddleware.encryption.suites import (
     SuiteOne,
     SuiteThree,
@@ -26,6 +27,7 @@ from secmiddleware.encryption.tokens import (
     Context,
     check_fernet_spelling,
     does_not_open,
+    kid_of,
     looks_like_token,
     unspell,
 )
@@ -177,15 +179,19 @@ class Keyring:
         key.ration.take()
         return key.fernet(context).seal(value, int(now.timestamp()))
 
-    def open(self, token: bytes, context: Context, now: datetime) -> bytes:
+    def open(self, token: bytes, context: Context, now: datetime, *, recover: bool = False) -> bytes:
         """The value of a token.
+
+        With `recover` also of a distrusted or retired key, as long as it is not destroyed: for an operator
+        who seals anew what is stored. Whoever has a distrusted key can forge its tokens, so never for what
+        comes in a request.
 
         Raises:
             KeyUnknown: the token names a key that this ring has never had, as far as this snapshot knows.
             TokenError: it does not open; why, nobody is told.
         """
         if context.format == "fernet":
-            return self._open_fernet(token, context, now)
+            return self._open_fernet(token, context, now, recover=recover)
         raw = unspell(token)
         found = self._by_header.get(raw[:HEADER])
         if found is None:
@@ -202,9 +208,37 @@ class Keyring:
             value = key.suite_2.open(raw, context.slots)
         else:
             value = key.suite_3(context).open(raw, context.slots)
-        if not entry.readable(now):
+        if not (entry.readable(now) or recover):
             raise does_not_open()
         return value
+
+    def rewrap(
+        self,
+        token: bytes,
+        context: Context,
+        sealed_for: Context,
+        now: datetime,
+        *,
+        pad: int = 0,
+        recover: bool = False,
+    ) -> bytes:
+        """A token of the same value under the primary key, sealed for what `sealed_for` says, and padded.
+
+        One that is so already comes back as it is, once it has been opened; what Fernet sealed, which names
+        no key, is always sealed anew.
+
+        Raises:
+            KeyUnknown, TokenError: as `open`.
+            SealError: as `seal`.
+        """
+        value = sealed = self.open(token, context, now, recover=recover)
+        if pad:
+            value = padded(unpadded(sealed), pad)
+        primary = self.primary(now)
+        current = looks_like_token(token) and kid_of(token) == primary.kid and not primary.distrusted
+        if current and context == sealed_for and value == sealed:
+            return token
+        return self.seal(value, sealed_for, now)
 
     def equality_tokens(self, value: bytes, context: Context, now: datetime) -> tuple[bytes, ...]:
         """The tokens that equal values have, one for each readable key, the newest key first.
@@ -217,9 +251,9 @@ class Keyring:
             raise ValueError("only deterministic tokens of equal values are equal")
         return tuple(key.suite_3(context).seal(value, context.slots) for key in self._readable(now))
 
-    def _open_fernet(self, token: bytes, context: Context, now: datetime) -> bytes:
+    def _open_fernet(self, token: bytes, context: Context, now: datetime, *, recover: bool) -> bytes:
         check_fernet_spelling(token)
-        for key in self._readable(now):
+        for key in self._there() if recover else self._readable(now):
             value = key.fernet(context).open(token)
             if value is not None:
                 return value
@@ -230,6 +264,10 @@ class Keyring:
         for _, entry, key in self._newest_first:
             if key is not None and entry.readable(now):
                 yield key
+
+    def _there(self) -> Iterator[RingKey]:
+        """The keys that are not destroyed, whatever else they are, the newest first."""
+        return (key for _, _, key in self._newest_first if key is not None)
 
     def __repr__(self) -> str:
         return f"Keyring(ring={self.ring!r}, gen={self.gen}, keys={[entry.kid for entry in self.keys]})"
