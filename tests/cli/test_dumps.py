@@ -347,7 +347,7 @@ def test_a_reader_that_goes_away_ends_the_run_without_a_traceback(config: Path, 
 
 
 def test_a_bar_is_shown_at_a_terminal_and_nowhere_else(config: Path, tmp_path: Path) -> None:
-    (tmp_path / "in").write_bytes((b'{"name":"' + b"x" * 2000 + b'"}\n') * 25_000)
+    (tmp_path / "in").write_bytes((b'{"name":"' + b"x" * 500 + b'"}\n') * 60_000)
     words = [*OURS, "fields", "seal", "name", "--ndjson", "--in", str(tmp_path / "in"), "--force", "--out"]
     ours, theirs = pty.openpty()
     shown = subprocess.Popen(
@@ -368,8 +368,8 @@ def test_a_bar_is_shown_at_a_terminal_and_nowhere_else(config: Path, tmp_path: P
         os.close(ours)
         assert shown.wait(60) == 0
     assert b"MB/s" in told
-    assert b"values sealed in 25000 lines" in told
+    assert b"values sealed in 60000 lines" in told
     quiet = subprocess.run(
         [*words, str(tmp_path / "out")], cwd=config.parent, env=environment(), capture_output=True, check=True
     )
-    assert quiet.stderr == f"{tmp_path / 'out'}: 25000 values sealed in 25000 lines\n".encode()
+    assert quiet.stderr == f"{tmp_path / 'out'}: 60000 values sealed in 60000 lines\n".encode()
