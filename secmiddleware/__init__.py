@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from secmiddleware.certificates.manager import CertificateManager
     from secmiddleware.encryption.manager import EncryptionManager
     from secmiddleware.errors import ConfigError, SecMiddlewareError
+    from secmiddleware.fields.encrypted import Encrypted
     from secmiddleware.identity.bound_tokens import is_bound
     from secmiddleware.messages import Identity
     from secmiddleware.security import SecurityManager
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CertificateManager",
     "ConfigError",
+    "Encrypted",
     "EncryptionManager",
     "Identity",
     "SecMiddlewareError",
@@ -31,6 +33,7 @@ __all__ = [
 _HOME: Final = {
     "CertificateManager": "secmiddleware.certificates.manager",
     "ConfigError": "secmiddleware.errors",
+    "Encrypted": "secmiddleware.fields.encrypted",
     "EncryptionManager": "secmiddleware.encryption.manager",
     "Identity": "secmiddleware.messages",
     "SecMiddlewareError": "secmiddleware.errors",

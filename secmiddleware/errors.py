@@ -63,5 +63,9 @@ class KeyUnknown(TokenError):  # noqa: N818  (as StoreUnavailable: the world may
     """The token names a key that this ring does not know (yet): worth a look at the store and another try."""
 
 
+class DocumentError(SecMiddlewareError):
+    """A document cannot be rewritten: it is not JSON, or too large in some way. Never says what it holds."""
+
+
 class SealError(SecMiddlewareError):
     """A value could not be sealed; nothing of it may leave."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from secmiddleware.errors import SecMiddlewareError
 
@@ -54,6 +56,40 @@ def replace_secret(path: str | Path, data: bytes) -> None:
     _write_fresh(fresh, data)
     try:
         fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+@contextmanager
+def begun_secret(path: str | Path, *, replace: bool = False) -> Iterator[BinaryIO]:
+    """A file of mode 0600 to write to, which is `path` only once the block has ended well, whole and on disk.
+
+    Otherwise `path` is what it was. A killed process may leave a `.<name>.<hex>.tmp` beside it.
+
+    Raises:
+        FileExistsError: something of that name is there, and is not to be replaced or is no regular file.
+        OSError: it cannot be written.
+    """
+    path = Path(path)
+    if os.path.lexists(path) and not (replace and path.is_file()):
+        raise FileExistsError(path)
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    descriptor = os.open(fresh, _FRESH, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, 0o600)
+            give_to_owner_of(path.parent, descriptor)
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+        if replace:
+            fresh.replace(path)
+        else:
+            # Unlike a rename, a link does not take the place of what has come there meanwhile.
+            os.link(fresh, path)
+            fresh.unlink()
     except BaseException:
         fresh.unlink(missing_ok=True)
         raise

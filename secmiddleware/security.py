@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
@@ -29,7 +29,6 @@ from secmiddleware.encryption.manager import EncryptionManager, KeyPolicy, Trans
 from secmiddleware.encryption.uses import FIRST_BLOCK
 from secmiddleware.engine import Admission, Place, Places, Snapshot, admit
 from secmiddleware.errors import ConfigError, Finding
-from secmiddleware.fields.head_marks import read_mark
 from secmiddleware.fields.limits import HeldBytes, Limits
 from secmiddleware.fields.rules import FieldRule, PlaceRule
 from secmiddleware.identity.bound_tokens import TokenJudge, TokenRules
@@ -46,6 +45,7 @@ from secmiddleware.rotation.line import RotationLine
 from secmiddleware.rotation.notices import Messenger
 from secmiddleware.rotation.stores import open_store
 from secmiddleware.settings.loading import load
+from secmiddleware.settings.mistakes import write_path
 from secmiddleware.settings.models import (
     FieldSettings,
     KeysSettings,
@@ -53,6 +53,7 @@ from secmiddleware.settings.models import (
     RotationSettings,
     Settings,
 )
+from secmiddleware.settings.places import MarkedPlace, overlapping, places_of
 from secmiddleware.telemetry.audit import AuditObserver
 from secmiddleware.telemetry.counts import Vitals
 from secmiddleware.telemetry.observer import Observer
@@ -84,10 +85,11 @@ class SecurityManager:
         self._doors = _doors(settings.mtls)
         self._proxy = _proxy(settings.mtls, self._doors)
         self._line = self._watching(settings.rotation)
+        placed = marked_places(settings)
         self._snapshot = Snapshot(
             trust=self.certificates.trust,
             policy=_policy(settings),
-            places=_places(settings),
+            places=_places(settings, placed),
             keyring=None,
             mount=settings.service.mount,
             proxy=self._proxy,
@@ -97,7 +99,7 @@ class SecurityManager:
                 if field.reveal_to
             },
             shows_unaccepted=settings.mtls.unaccepted == "show",
-            reads_paths=_reads_paths(settings),
+            reads_paths=_reads_paths(settings, placed),
             tokens=self._judge_of_tokens,
         )
         self.observer: Observer = AuditObserver(self._telemetry())
@@ -451,27 +453,36 @@ def _policy(settings: Settings) -> Policy:
     return Policy(rules, Rule(None, default))
 
 
-def _reads_paths(settings: Settings) -> bool:
+def marked_places(settings: Settings) -> tuple[MarkedPlace, ...]:
+    """Where everything is marked, with where each mark comes from. Imports the models that are named.
+
+    Raises ConfigError where a model or a document gives no marks, or marks that are in each other's way.
+    """
+    placed = places_of(settings, import_models=True)
+    notes = placed.mistakes or list(overlapping(placed.places))
+    if notes:
+        source = "mapping" if settings.source is None else str(settings.source)
+        raise ConfigError(
+            Finding(write_path(found.path), found.message, source, hint=found.hint) for found, _ in notes
+        )
+    return tuple(placed.places)
+
+
+def _reads_paths(settings: Settings, placed: Sequence[MarkedPlace]) -> bool:
     """Whether a caller could gain anything by a path that two readers read in two ways.
 
     Not where no certificate is required, no route has a rule of its own and what is marked is marked on all
     of them: whatever the path is, the same happens. An app that stands behind nothing gets what it got.
     """
-    everywhere = all(
-        route == "/**"
-        for field in settings.fields.values()
-        for place in field.places
-        for route in place.routes
-    )
+    everywhere = all(str(route) == "/**" for place in placed for route in place.routes)
     return bool(
         settings.mtls.client == "required" or settings.routes or settings.service.mount or not everywhere
     )
 
 
-def _places(settings: Settings) -> Places:
-    places = []
-    for name, field in settings.fields.items():
-        rule = FieldRule(
+def _places(settings: Settings, placed: Sequence[MarkedPlace]) -> Places:
+    rules = {
+        name: FieldRule(
             name,
             field.format,
             field.bind,
@@ -485,11 +496,13 @@ def _places(settings: Settings) -> Places:
             field.rewrap,
             jwe_of(field, f"fields.{name}.jwe"),
         )
-        for place in field.places:
-            marks = tuple(read_mark(text) for text in place.marks)
-            routes = tuple(PathPattern.parse(text) for text in place.routes)
-            ways = (place.request, place.response, place.required, place.already_sealed)
-            places.append(Place(routes, PlaceRule(rule, marks, *ways)))
+        for name, field in settings.fields.items()
+    }
+    places = [
+        Place(place.routes, rule)
+        for place in placed
+        for rule in _place_rules(rules[place.field], place, settings)
+    ]
     service = settings.service
     limits = Limits(
         service.max_body,
@@ -499,3 +512,17 @@ def _places(settings: Settings) -> Places:
         service.duplicates,
     )
     return Places(tuple(places), limits)
+
+
+def _place_rules(rule: FieldRule, place: MarkedPlace, settings: Settings) -> Iterator[PlaceRule]:
+    """What happens at a place: at once where both ways have the same marks, else each way by itself."""
+    _, name, _, index = place.key
+    said = settings.fields[str(name)].places[int(index)]
+    request, response = (tuple(one.mark for one in way) for way in (place.request, place.response))
+    if request == response:
+        yield PlaceRule(rule, request, said.request, said.response, said.required, said.already_sealed)
+        return
+    if request:
+        yield PlaceRule(rule, request, said.request, "pass", said.required, said.already_sealed)
+    if response:
+        yield PlaceRule(rule, response, response=said.response, already_sealed=said.already_sealed)

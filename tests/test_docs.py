@@ -101,6 +101,43 @@ def test_the_apps_of_the_readme_tell_a_caller_what_is_missing(
     assert apps["flask"].test_client().get("/").json["code"] == "certificate_missing"
 
 
+def test_the_page_on_marks_shows_what_comes_of_its_model(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from secmiddleware.security import marked_places
+
+    page = (ROOT / "docs" / "marks.md").read_text()
+    (model,) = _blocks(page, "python")
+    by_model, by_document = _blocks(page, "toml")
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "models.py").write_text(model)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (schema,) = map(json.loads, _blocks(page, "json"))
+    content = {"application/json": {"schema": {"properties": {"ssn": schema}}}}
+    paths = {"/export": {"post": {"requestBody": {"content": content}}}}
+    (made / "openapi.json").write_text(json.dumps({"openapi": "3.1.0", "paths": paths}))
+    starter = (made / "secmiddleware.toml").read_text()
+    (made / "marks.toml").write_text(starter + by_model + by_document)
+    try:
+        _, model_place, document_place = marked_places(load(made / "marks.toml", {}))
+    finally:
+        for name in ("shop", "shop.models"):
+            sys.modules.pop(name, None)
+    for mark in model_place.marks:
+        assert f"`{mark.mark}`" in page or str(mark.mark) in by_model
+    assert [str(one.mark) for one in model_place.request] == ["$.buyer.ssn", "$.others[*].ssn"]
+    assert [str(one.mark) for one in document_place.request] == ["$.ssn"]
+
+
+def test_the_code_of_the_page_on_values_by_hand_does_what_it_says(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(made)
+    (code,) = _blocks((ROOT / "docs" / "by-hand.md").read_text(), "python")
+    assert code.count("assert ") == 3
+    exec(code, {})
+
+
 def test_every_command_that_a_page_names_is_there() -> None:
     named = {
         match[1]

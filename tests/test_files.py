@@ -13,6 +13,7 @@ from secmiddleware.files import (
     READ_LIMIT,
     SecretFileError,
     SecretMissingError,
+    begun_secret,
     make_private_folder,
     read_secret,
     replace_secret,
@@ -104,6 +105,51 @@ def test_a_replacement_takes_the_place_of_a_link_and_leaves_what_it_led_to(secre
     replace_secret(link, b"another")
     assert not link.is_symlink()
     assert (read_secret(link), read_secret(secret)) == (b"another", SECRET)
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_what_is_written_bit_by_bit_is_there_once_all_of_it_is(tmp_path, umask, replace):
+    path = tmp_path / "dump"
+    if replace:
+        path.write_bytes(b"old")
+    with begun_secret(path, replace=replace) as file:
+        file.write(SECRET)
+        file.flush()
+        assert path.exists() is replace
+        assert not replace or path.read_bytes() == b"old"
+        assert {mode(one) for one in tmp_path.iterdir() if one != path} == {0o600}
+        file.write(SECRET)
+    assert (path.read_bytes(), mode(path)) == (2 * SECRET, 0o600)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_what_was_begun_and_fails_leaves_everything_as_it_was(tmp_path, replace):
+    path = tmp_path / "dump"
+    if replace:
+        path.write_bytes(b"old")
+
+    def begin():
+        with begun_secret(path, replace=replace) as file:
+            file.write(SECRET)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        begin()
+    assert [one.read_bytes() for one in tmp_path.iterdir()] == ([b"old"] if replace else [])
+
+
+def test_what_comes_while_a_file_is_written_is_not_replaced(tmp_path):
+    path = tmp_path / "dump"
+
+    def begin():
+        with begun_secret(path) as file:
+            file.write(SECRET)
+            path.write_bytes(b"another's")
+
+    with pytest.raises(FileExistsError):
+        begin()
+    assert [one.read_bytes() for one in tmp_path.iterdir()] == [b"another's"]
 
 
 def test_readers_see_the_old_bytes_or_the_new_and_never_half(secret):

@@ -83,10 +83,7 @@ def _findings(config: Path, settings: Settings, summary: list[str]) -> Iterator[
             summary.append(f"server certificate: {settings.mtls.certificate}")
     except SecMiddlewareError as error:
         yield Finding("mtls", str(error), source)
-    for name, field in settings.fields.items():
-        summary.append(
-            f"field {name}: {field.format}, marks: {sum(len(place.marks) for place in field.places)}"
-        )
+    summary += _fields(settings)
     if settings.keys is None:
         return
     try:
@@ -103,6 +100,19 @@ def _findings(config: Path, settings: Settings, summary: list[str]) -> Iterator[
         yield from error.findings
     except SecMiddlewareError as error:
         yield Finding("keys.store", str(error), source)
+
+
+def _fields(settings: Settings) -> Iterator[str]:
+    """How many marks each field has; those of models are not known, since no code of the app is imported."""
+    from secmiddleware.settings.places import places_of
+
+    placed = places_of(settings, import_models=False)
+    for name, field in settings.fields.items():
+        count = sum(len(place.marks) for place in placed.places if place.field == name)
+        sources = [place.marks_from or "" for place in field.places]
+        models = ", ".join(dict.fromkeys(source for source in sources if source and "#" not in source))
+        more = f", and those of {models}" if models else ""
+        yield f"field {name}: {field.format}, marks: {count}{more}"
 
 
 def _overdue(paths: tuple[Path, ...], trust: Trust, source: str, summary: list[str]) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 from secmiddleware.encryption.document import KID, KeyEntry, KeyState, RingDocument
 from secmiddleware.encryption.fernet import FieldFernet
 from secmiddleware.encryption.jwe import DIRECT, DirectJwe, read_header
+from secmiddleware.encryption.padding import padded, unpadded
 from secmiddleware.encryption.suites import (
     SuiteOne,
     SuiteThree,
@@ -28,6 +29,7 @@ from secmiddleware.encryption.tokens import (
     beginnings,
     check_fernet_spelling,
     does_not_open,
+    kid_of,
     looks_like_token,
     unspell,
 )
@@ -203,8 +205,12 @@ class Keyring:
             return key.jwe.seal(value, context)
         return key.fernet(context).seal(value, int(now.timestamp()))
 
-    def open(self, token: bytes, context: Context, now: datetime) -> bytes:
+    def open(self, token: bytes, context: Context, now: datetime, *, recover: bool = False) -> bytes:
         """The value of a token.
+
+        With `recover` also of a distrusted or retired key, as long as it is not destroyed: for an operator
+        who seals anew what is stored. Whoever has a distrusted key can forge its tokens, so never for what
+        comes in a request.
 
         Raises:
             KeyUnknown: the token names a key that this ring has never had, as far as this snapshot knows.
@@ -213,7 +219,8 @@ class Keyring:
         due = context.format
         known = self._by_beginning.get(due)
         if known is None:
-            return (self._open_fernet if due == "fernet" else self._open_jwe)(token, context, now)
+            open_other = self._open_fernet if due == "fernet" else self._open_jwe
+            return open_other(token, context, now, recover=recover)
         found = known.get(token[:BEGINNING])
         if found is None:
             raw = unspell(token)
@@ -230,9 +237,37 @@ class Keyring:
             value = key.suite_2.open(unspell(token), context.slots)
         else:
             value = key.suite_3(context).open(unspell(token), context.slots)
-        if now >= until:
+        if now >= until and not recover:
             raise does_not_open()
         return value
+
+    def rewrap(
+        self,
+        token: bytes,
+        context: Context,
+        sealed_for: Context,
+        now: datetime,
+        *,
+        pad: int = 0,
+        recover: bool = False,
+    ) -> bytes:
+        """A token of the same value under the primary key, sealed for what `sealed_for` says, and padded.
+
+        One that is so already comes back as it is, once it has been opened; what Fernet sealed, which names
+        no key, is always sealed anew.
+
+        Raises:
+            KeyUnknown, TokenError: as `open`.
+            SealError: as `seal`.
+        """
+        value = sealed = self.open(token, context, now, recover=recover)
+        if pad:
+            value = padded(unpadded(sealed), pad)
+        primary = self.primary(now)
+        current = looks_like_token(token) and kid_of(token) == primary.kid and not primary.distrusted
+        if current and context == sealed_for and value == sealed:
+            return token
+        return self.seal(value, sealed_for, now)
 
     def equality_tokens(self, value: bytes, context: Context, now: datetime) -> tuple[bytes, ...]:
         """The tokens that equal values have, one for each readable key, the newest key first.
@@ -245,15 +280,15 @@ class Keyring:
             raise ValueError("only deterministic tokens of equal values are equal")
         return tuple(key.suite_3(context).seal(value, context.slots) for key in self._readable(now))
 
-    def _open_fernet(self, token: bytes, context: Context, now: datetime) -> bytes:
+    def _open_fernet(self, token: bytes, context: Context, now: datetime, *, recover: bool) -> bytes:
         check_fernet_spelling(token)
-        for key in self._readable(now):
+        for key in self._there() if recover else self._readable(now):
             value = key.fernet(context).open(token)
             if value is not None:
                 return value
         raise does_not_open()
 
-    def _open_jwe(self, token: bytes, context: Context, now: datetime) -> bytes:
+    def _open_jwe(self, token: bytes, context: Context, now: datetime, *, recover: bool) -> bytes:
         header = read_header(token)
         kid = header.get("kid")
         if header["alg"] != DIRECT or kid is None or not KID.fullmatch(kid):
@@ -264,7 +299,7 @@ class Keyring:
         if key is None:
             raise does_not_open()
         value = key.jwe.open(token, header, context)
-        if not entry.readable(now):
+        if not (entry.readable(now) or recover):
             raise does_not_open()
         return value
 
@@ -273,6 +308,10 @@ class Keyring:
         for _, entry, key in self._newest_first:
             if key is not None and entry.readable(now):
                 yield key
+
+    def _there(self) -> Iterator[RingKey]:
+        """The keys that are not destroyed, whatever else they are, the newest first."""
+        return (key for _, _, key in self._newest_first if key is not None)
 
     def __repr__(self) -> str:
         return f"Keyring(ring={self.ring!r}, gen={self.gen}, keys={[entry.kid for entry in self.keys]})"

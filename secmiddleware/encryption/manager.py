@@ -9,21 +9,22 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from secmiddleware.encryption.document import KeyState, show_time
 from secmiddleware.encryption.kek import Kek
 from secmiddleware.encryption.keyring import Keyring
 from secmiddleware.encryption.padding import padded
 from secmiddleware.encryption.record import RECORD, KeyPolicy, RingRecord
-from secmiddleware.encryption.tokens import Context, Format
-from secmiddleware.encryption.uses import FIRST_BLOCK, ROTATE_AT, Ration
-from secmiddleware.errors import KeyringError, KeyUnknown, StoreUnavailable, TokenError
+from secmiddleware.encryption.tokens import Context, Format, does_not_open
+from secmiddleware.encryption.uses import FIRST_BLOCK, NEXT_BLOCK, ROTATE_AT, Ration
+from secmiddleware.errors import KeyringError, KeyUnknown, SealError, StoreUnavailable
 from secmiddleware.state import Reach, StateStore
 
 __all__ = ["EncryptionManager", "KeyPolicy", "Transition", "utc_now"]
@@ -31,6 +32,8 @@ __all__ = ["EncryptionManager", "KeyPolicy", "Transition", "utc_now"]
 _LEASE_SECONDS: Final = 30.0
 """For one read and one write; whoever takes longer is refused by the store."""
 _SPENDING: Final = frozenset({KeyState.PENDING, KeyState.PRIMARY})
+_LOOK_SECONDS: Final = 1.0
+"""Between two looks for an unknown key where there is no line: whoever made a token chose its key id."""
 
 _logger: Final = logging.getLogger("secmiddleware.rotation")
 
@@ -56,12 +59,23 @@ def _nobody() -> None:
     """Calls nobody: there is no line."""
 
 
+def _as_bytes(token: str | bytes) -> bytes:
+    try:
+        return token.encode("ascii") if isinstance(token, str) else token
+    except UnicodeEncodeError:
+        raise does_not_open() from None
+
+
 class EncryptionManager:
     """One key ring of one store, as this process sees it.
 
     Whatever fails after `start` keeps the last good ring in force, logs a warning once for each distinct
     failure and stands in `status()` until it heals. Safe to use from several threads. The child of a fork
     keeps the ring but has no reserved uses: it seals again after its first `start` or `tend`.
+
+    In a script or a worker, where no rotation line tends it (`watched_by`), it sees to that itself: `seal`
+    reserves more uses when they are spent, and `open` looks at the store for a key that it does not know.
+    Whoever runs for longer calls `tend` now and then.
     """
 
     def __init__(
@@ -105,6 +119,7 @@ class EncryptionManager:
         self._name = os.urandom(8).hex()
         self._alarms: dict[str, str] = {}
         self._lock = threading.RLock()
+        self._last_look = 0.0
         self._look_soon: Callable[[], None] = _nobody
         self._tend_soon: Callable[[], None] = _nobody
         self._published: Callable[[], None] = _nobody
@@ -206,6 +221,7 @@ class EncryptionManager:
         tenant: str = "",
         caller: str = "",
         pad: int = 0,
+        purpose: str = "field",
         format: Format = "aead",  # noqa: A002  (as in the file)
     ) -> str:
         """The token of a value of `field`; for a JSON value its raw bytes.
@@ -216,8 +232,9 @@ class EncryptionManager:
             SealError: it cannot be sealed now.
             KeyringError: `start` was never called.
         """
-        context = Context(field, tenant=tenant, caller=caller, format=format)
-        return self._record.known().seal(padded(value, pad), context, self._clock()).decode("ascii")
+        context = Context(field, purpose, tenant, caller, format)
+        value = padded(value, pad)
+        return self._spend(lambda ring: ring.seal(value, context, self._clock())).decode("ascii")
 
     def open(
         self,
@@ -226,6 +243,7 @@ class EncryptionManager:
         *,
         tenant: str = "",
         caller: str = "",
+        purpose: str = "field",
         format: Format = "aead",  # noqa: A002  (as in the file)
     ) -> bytes:
         """The value of a token of `field`, with the spaces behind it where it was padded.
@@ -235,17 +253,117 @@ class EncryptionManager:
             TokenError: it does not open; why, nobody is told.
             KeyringError: `start` was never called.
         """
-        context = Context(field, tenant=tenant, caller=caller, format=format)
-        keyring = self._record.known()
-        try:
-            data = token.encode("ascii") if isinstance(token, str) else token
-        except UnicodeEncodeError:
-            raise TokenError("the token does not open here") from None
-        try:
-            return keyring.open(data, context, self._clock())
-        except KeyUnknown:
-            self._look_soon()
-            raise
+        context = Context(field, purpose, tenant, caller, format)
+        data = _as_bytes(token)
+        return self._know(lambda ring: ring.open(data, context, self._clock()))
+
+    def rewrap(
+        self,
+        field: str,
+        token: str | bytes,
+        *,
+        tenant: str = "",
+        caller: str = "",
+        pad: int = 0,
+        purpose: str = "field",
+        format: Format = "aead",  # noqa: A002  (as in the file)
+        to: Format | None = None,
+        recover: bool = False,
+    ) -> str:
+        """A token of the same value under the key that seals now, bound to the same as before.
+
+        A token that is so already comes back as it is, so that a second run over a store changes nothing.
+
+        Args:
+            field: its field, which it keeps, as it does what follows.
+            token: what is to be sealed anew; opened here, and so authenticated.
+            tenant: whose it is, where the field is bound to tenants.
+            caller: whose it is, where the field is bound to callers.
+            pad: the field's own, for JSON values; one that was padded otherwise is padded anew.
+            purpose: what it was sealed for.
+            format: in which it is.
+            to: the format that it gets; unless given, the one that it has.
+            recover: opens with keys that requests do not open with any more, distrusted and retired ones. For
+                an operator who renews what is stored. Whoever has a distrusted key can forge its tokens, and
+                would have them made good: never for a token that a caller sent.
+
+        Raises:
+            KeyUnknown, TokenError: as `open`; a destroyed key's token never opens.
+            SealError: as `seal`.
+            KeyringError: `start` was never called.
+        """
+        context = Context(field, purpose, tenant, caller, format)
+        sealed_for = Context(field, purpose, tenant, caller, format if to is None else to)
+        data = _as_bytes(token)
+
+        def renewed(ring: Keyring) -> bytes:
+            return ring.rewrap(data, context, sealed_for, self._clock(), pad=pad, recover=recover)
+
+        return self._know(lambda _: self._spend(renewed)).decode("ascii")
+
+    def seal_json(
+        self,
+        field: str,
+        body: bytes,
+        marks: str | Iterable[str],
+        *,
+        tenant: str = "",
+        caller: str = "",
+        pad: int = 0,
+        format: Format = "aead",  # noqa: A002  (as in the file)
+        encoding: Literal["json", "text"] = "json",
+    ) -> bytes:
+        """A JSON document with a token in place of each value at the marks, every other byte as it was.
+
+        A token of the field that stands there already stays, if it opens.
+
+        Args:
+            field: whose values they are; a document with values of several fields is sealed once for each.
+            body: the document, in UTF-8.
+            marks: where they stand, as in the file: `"$.people[*].ssn"`, or several such texts.
+            tenant: as for `seal`, like the next three.
+            caller: see there.
+            pad: see there.
+            format: see there.
+            encoding: what stands inside the tokens, as in `[fields.NAME] encoding`.
+
+        Raises:
+            DocumentError: the document is not JSON or cannot be sealed as it is; says at which mark.
+            TokenError, KeyUnknown: something at a mark has the form of a token and does not open.
+            SealError: a value cannot be sealed now.
+            KeyringError: `start` was never called.
+            ValueError: a mark is none.
+        """
+        from secmiddleware.fields.documents import Hand
+
+        hand = Hand(self, field, tenant=tenant, caller=caller, pad=pad, format=format, encoding=encoding)
+        return hand.seal_json(body, (marks,) if isinstance(marks, str) else marks)
+
+    def open_json(
+        self,
+        field: str,
+        body: bytes,
+        marks: str | Iterable[str],
+        *,
+        tenant: str = "",
+        caller: str = "",
+        format: Format = "aead",  # noqa: A002  (as in the file)
+        encoding: Literal["json", "text"] = "json",
+    ) -> bytes:
+        """A JSON document with the value in place of each token at the marks, every other byte as it was.
+
+        Arguments as for `seal_json`. A null at a mark stays.
+
+        Raises:
+            DocumentError: the document is not JSON.
+            KeyUnknown, TokenError: as `open`; also where at a mark stands what is no token.
+            KeyringError: `start` was never called.
+            ValueError: a mark is none.
+        """
+        from secmiddleware.fields.documents import Hand
+
+        hand = Hand(self, field, tenant=tenant, caller=caller, format=format, encoding=encoding)
+        return hand.open_json(body, (marks,) if isinstance(marks, str) else marks)
 
     def equality_tokens(
         self, field: str, value: bytes, *, tenant: str = "", caller: str = "", pad: int = 0
@@ -322,6 +440,61 @@ class EncryptionManager:
 
     def __repr__(self) -> str:
         return f"EncryptionManager(ring={self.ring!r}, keyring={self.keyring!r})"
+
+    def _spend(self, seal: Callable[[Keyring], bytes]) -> bytes:
+        """What `seal` makes; where the uses are spent and nobody tends the ring, more are reserved first."""
+        keyring = self._record.known()
+        try:
+            return seal(keyring)
+        except SealError:
+            if self._tend_soon is not _nobody or not self._reserve_more():
+                raise
+        return seal(self._record.known())
+
+    def _reserve_more(self) -> bool:
+        """Reserves uses of the primary key, each time twice as many; whether that could have helped.
+
+        Raises SealError where none are to be had.
+        """
+        if self._first_block == 0:
+            return False
+        with self._lock:
+            try:
+                self._record.look()
+                keyring = self._record.known()
+                entry = keyring.primary(self._clock())
+                key = keyring.secret_of(entry.kid)
+                if key is None or entry.distrusted:
+                    return False
+                if key.ration.left == 0:
+                    block = min(max(2 * key.ration.block, self._first_block), NEXT_BLOCK)
+                    self._reserve_block(entry.kid, block)
+            except (StoreUnavailable, KeyringError) as error:
+                raise SealError(f"no more uses of the key could be reserved: {error}") from error
+        return True
+
+    def _know(self, use: Callable[[Keyring], bytes]) -> bytes:
+        """What `use` makes; an unknown key has the store looked at, here and now where nobody else does."""
+        try:
+            return use(self._record.known())
+        except KeyUnknown:
+            if self._look_soon is not _nobody:
+                self._look_soon()
+                raise
+            if not self._looked():
+                raise
+        return use(self._record.known())
+
+    def _looked(self) -> bool:
+        """Looks at the store, if it is time; whether a newer ring was there."""
+        with self._lock:
+            if time.monotonic() < self._last_look + _LOOK_SECONDS:
+                return False
+            self._last_look = time.monotonic()
+            before = self._record.known().gen
+            with self._watched("store"):
+                self._record.look()
+            return self._record.known().gen != before
 
     def _begin(self) -> None:
         if self._record.take_in():

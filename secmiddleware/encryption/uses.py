@@ -47,6 +47,11 @@ class Ration:
         return max(0, self._granted - self._taken)
 
     @property
+    def block(self) -> int:
+        """How many uses were granted last; 0 where none ever were."""
+        return self._block
+
+    @property
     def next_block(self) -> int | None:
         """What should be reserved now, or None while more than half of the last block is left."""
         if self._block == 0:

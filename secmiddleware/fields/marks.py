@@ -165,6 +165,22 @@ def overlaps(first: Mark, second: Mark) -> bool:
     count where both end on one value (`$..ssn` with `$.people[*].ssn`), and where it starts inside the other
     (`$.notes..ssn`).
     """
+    return next(_meetings(first, second), None) is not None
+
+
+def joins(first: Mark, second: Mark) -> bool:
+    """Whether both marks may select one and the same value; `..name` counts as in `overlaps`."""
+    return any(_meetings(first, second))
+
+
+def contains(outer: Mark, inner: Mark) -> bool:
+    """Whether a mark goes on from where another one ends, step by step: `$.a[*].b` from `$.a[*]`."""
+    length = len(outer.steps)
+    return length < len(inner.steps) and inner.steps[:length] == outer.steps
+
+
+def _meetings(first: Mark, second: Mark) -> Iterator[bool]:
+    """Each way in which two marks overlap: whether they end on one value, or one inside the other."""
     seen: set[tuple[int, int, bool, bool]] = set()
     todo = [(0, 0, False, False)]
     while todo:
@@ -175,7 +191,7 @@ def overlaps(first: Mark, second: Mark) -> bool:
         i, j, first_strayed, second_strayed = here
         if i == len(first.steps) or j == len(second.steps):
             if not (first_strayed and _descends(first, i)) and not (second_strayed and _descends(second, j)):
-                return True
+                yield i == len(first.steps) and j == len(second.steps)
             continue
         a, b = first.steps[i], second.steps[j]
         for way in (*_ways(a), *_ways(b), None, _ANY_OTHER_ELEMENT):
@@ -184,7 +200,6 @@ def overlaps(first: Mark, second: Mark) -> bool:
                 for m in advances(a, way)
                 for n in advances(b, way)
             )
-    return False
 
 
 def _descends(mark: Mark, position: int) -> bool:

@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -62,6 +62,17 @@ def load_with_advice(
     """
     settings, draft = _load(source, os.environ if environ is None else environ)
     return settings, tuple(map(draft.finding, advise(settings)))
+
+
+def load_with_origins(
+    source: str | os.PathLike[str] | Mapping[str, Any], environ: Mapping[str, str] | None = None
+) -> tuple[Settings, Callable[[KeyPath], Finding]]:
+    """The settings, as `load` gives them, and what says of each key where it stands: its source and line.
+
+    Raises ConfigError as `load` does.
+    """
+    settings, draft = _load(source, os.environ if environ is None else environ)
+    return settings, lambda key: draft.finding(Mistake(key, ""))
 
 
 def _load(

@@ -27,6 +27,7 @@ from secmiddleware.settings.values import (
     Identifier,
     JweRecipient,
     Kek,
+    MarksSource,
     MarkText,
     MethodText,
     Mount,
@@ -360,11 +361,21 @@ class KeysSettings(Section):
 class PlaceSettings(Section):
     """Where a field stands in requests and responses, and what happens to it there."""
 
-    routes: tuple[PathText, ...] = Field(min_length=1, max_length=_MOST_ROUTES, description="The paths.")
+    routes: tuple[PathText, ...] = Field(default=(), max_length=_MOST_ROUTES, description="The paths.")
     marks: tuple[MarkText, ...] = Field(
-        min_length=1,
+        default=(),
         max_length=_MOST_MARKS,
         description="JSONPath of names, [*], [n] and ..name; or header:NAME, cookie:NAME, query:NAME.",
+    )
+    marks_from: MarksSource | None = Field(
+        default=None,
+        description='What says the marks: a Pydantic model, "module:Model", or a schema, "FILE#/POINTER".',
+    )
+    openapi: PathSetting | None = Field(
+        default=None, description="An OpenAPI document, in JSON, that says both the routes and the marks."
+    )
+    unnamed: bool = Field(
+        default=False, description="Takes the values that a document calls sensitive and gives no field, too."
     )
     request: Action = Field(default="pass", description="What happens to the value on its way to the app.")
     response: Action = Field(

@@ -7,18 +7,16 @@ its mistake is told already. The files that the settings name are `disk`'s, the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 from importlib.util import find_spec
-from itertools import combinations
 from typing import Final
 
-from secmiddleware.fields.head_marks import AnyMark, overlaps, read_mark
 from secmiddleware.paths import PathPattern
 from secmiddleware.settings.disk import review_disk
 from secmiddleware.settings.mistakes import Mistake, Note, write_path
 from secmiddleware.settings.models import Client, FieldSettings, MtlsSettings, PlaceSettings, Settings
+from secmiddleware.settings.places import MarkedPlace, meet, overlapping, places_of
 from secmiddleware.settings.positions import KeyPath
 from secmiddleware.settings.proxies import review_proxies
 from secmiddleware.settings.quantities import write_duration
@@ -27,9 +25,6 @@ from secmiddleware.settings.review_formats import review_formats
 from secmiddleware.settings.review_jwe import review_jwe
 from secmiddleware.settings.review_routes import review_routes
 from secmiddleware.settings.review_values import review_values
-
-# Each mark is compared with every other one that shares a route with it: a second's work or so.
-_MOST_MARKS: Final = 1000
 
 # RFC 7519 §4.1.4: usually no more than a few minutes.
 _LONGEST_LEEWAY: Final = timedelta(minutes=10)
@@ -43,6 +38,7 @@ def review(settings: Settings, broken: Collection[KeyPath], environ: Mapping[str
 
     `broken` are paths whose values were wrong by themselves; in `settings` stand defaults in their place.
     """
+    placed = places_of(settings, import_models=False)
     notes = [
         *_service(settings),
         *_mtls(settings),
@@ -55,7 +51,9 @@ def review(settings: Settings, broken: Collection[KeyPath], environ: Mapping[str
         *review_formats(settings),
         *review_values(settings),
         *review_jwe(settings),
-        *_overlapping_marks(settings),
+        *placed.mistakes,
+        *_described_routes(settings, placed.places),
+        *overlapping(placed.places),
         *review_disk(settings, environ),
     ]
     gone = frozenset(broken)
@@ -251,7 +249,7 @@ def _place(settings: Settings, one: FieldSettings, here: KeyPath, place: PlaceSe
     if place.request == "pass" and place.response == "pass":
         message = "does nothing: request and response are both pass"
         hint = 'give request or response: "decrypt" or "encrypt"'
-        yield Mistake(here, message, hint), ((*here, "request"), (*here, "response"))
+        yield Mistake(here, message, hint), (here, (*here, "request"), (*here, "response"))
     sealed_to_caller = one.jwe is not None and one.jwe.recipient == "caller"
     if one.bind != "none":
         key, whose = "bind", f"is bound to the {one.bind}"
@@ -269,6 +267,24 @@ def _place(settings: Settings, one: FieldSettings, here: KeyPath, place: PlaceSe
             yield Mistake((*here, "routes", index), message, hint), looked_at
 
 
+def _described_routes(settings: Settings, places: Sequence[MarkedPlace]) -> Iterator[Note]:
+    """Paths of a document where a bound field's owner may be unknown."""
+    for place in places:
+        _, name, _, index = place.key
+        one = settings.fields[place.field]
+        if one.bind == "none" or one.places[int(index)].openapi is None:
+            continue
+        for route in place.routes:
+            open_door = _may_lack_certificate(settings, route)
+            if open_door is not None:
+                door = write_path(open_door)
+                message = f"has {route}, and {door} lets callers in without a certificate"
+                hint = f'bind is "{one.bind}": require one there, or bind = "none"'
+                looked_at = (("fields", name, "bind"), ("routes",), ("mtls", "client"))
+                yield Mistake((*place.key, "openapi"), message, hint), looked_at
+                break
+
+
 def _may_lack_certificate(settings: Settings, pattern: PathPattern) -> KeyPath | None:
     """The key that lets callers without a certificate reach some path of a pattern; None where none does."""
     for index, route in enumerate(settings.routes):
@@ -280,54 +296,3 @@ def _may_lack_certificate(settings: Settings, pattern: PathPattern) -> KeyPath |
         if rule.covers(pattern) and not route.methods:
             return None
     return None if settings.mtls.client == "required" else ("mtls", "client")
-
-
-def meet(first: PathPattern, second: PathPattern) -> bool:
-    """Whether some path is matched by both patterns."""
-    shorter, longer = sorted((first, second), key=lambda pattern: len(pattern.segments))
-    if len(shorter.segments) < len(longer.segments) and not shorter.tree:
-        return False
-    pairs = zip(shorter.segments, longer.segments, strict=False)  # the shorter one's tree takes the rest
-    return all("*" in (one, other) or one == other for one, other in pairs)
-
-
-@dataclass(frozen=True, slots=True)
-class _Routed:
-    """The marks of one place, with the routes they are looked for on."""
-
-    path: KeyPath
-    patterns: list[PathPattern]
-    marks: list[AnyMark]
-
-
-def _overlapping_marks(settings: Settings) -> Iterator[Note]:
-    """Marks on one route that may select one value, or one inside the other: it would be handled twice."""
-    places = [
-        _Routed(
-            ("fields", name, "places", index),
-            [PathPattern.parse(route) for route in place.routes],
-            [read_mark(mark) for mark in place.marks],
-        )
-        for name, one in settings.fields.items()
-        for index, place in enumerate(one.places)
-    ]
-    total = sum(len(place.marks) for place in places)
-    if total > _MOST_MARKS:
-        yield Mistake(("fields",), f"has {total} marks in all: {_MOST_MARKS} are the most"), ()
-        return
-    for place in places:
-        for (i, first), (j, second) in combinations(enumerate(place.marks), 2):
-            if overlaps(first, second):
-                yield _overlap((*place.path, "marks", j), (*place.path, "marks", i))
-    for one, other in combinations(places, 2):
-        if not any(meet(a, b) for a in one.patterns for b in other.patterns):
-            continue
-        for i, first in enumerate(one.marks):
-            for j, second in enumerate(other.marks):
-                if overlaps(first, second):
-                    yield _overlap((*other.path, "marks", j), (*one.path, "marks", i))
-
-
-def _overlap(later: KeyPath, earlier: KeyPath) -> Note:
-    message = f"may select a value that {write_path(earlier)} selects too, on a route that both are for"
-    return Mistake(later, message, "mark each value once"), (earlier,)

@@ -193,6 +193,25 @@ def _callback(value: object) -> str:
     return text
 
 
+def _marks_from(value: object, info: ValidationInfo) -> str:
+    text = read_text(value)
+    file, hash_, pointer = text.partition("#")
+    if hash_:
+        if not file or not pointer.startswith("/"):
+            raise SettingError(
+                "must name a schema in a document as FILE#/POINTER",
+                'as in "openapi.json#/components/schemas/Customer"',
+            )
+        return f"{resolve_path(file, _base(info))}#{pointer}"
+    module, colon, name = text.partition(":")
+    if not colon or not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        raise SettingError(
+            'must name a model as "module:Model", or a schema as "FILE#/POINTER"',
+            'as in "shop.models:Customer" or "openapi.json#/components/schemas/Customer"',
+        )
+    return text
+
+
 def _host_address(value: object) -> str:
     text = read_text(value)
     try:
@@ -321,6 +340,7 @@ MethodText = Annotated[str, BeforeValidator(_method)]
 AssertedName = Annotated[str, BeforeValidator(_asserted_name)]
 TrustDomain = Annotated[str, BeforeValidator(_trust_domain)]
 MarkText = Annotated[str, BeforeValidator(_mark)]
+MarksSource = Annotated[str, BeforeValidator(_marks_from, json_schema_input_type=str)]
 Callback = Annotated[str, BeforeValidator(_callback)]
 HeaderName = Annotated[str, BeforeValidator(_header_name)]
 HostAddress = Annotated[str, BeforeValidator(_host_address)]

@@ -10,7 +10,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from cli.command import OURS, Done, change, changed, environment, inside, made, run, tree
-from secmiddleware.cli.fields import _LARGEST
+from secmiddleware.cli.dumps import LARGEST_VALUE as _LARGEST
 from secmiddleware.security import SecurityManager
 
 VAGUE = "Error: the token does not open here\n"

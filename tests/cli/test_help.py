@@ -43,6 +43,8 @@ def test_these_are_the_commands() -> None:
         ("fields",),
         ("fields", "seal"),
         ("fields", "open"),
+        ("fields", "rewrap"),
+        ("fields", "list"),
     }
 
 

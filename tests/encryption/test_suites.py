@@ -13,7 +13,7 @@ from datetime import timedelta
 
 import pytest
 from cryptography.fernet import Fernet, MultiFernet
-from encryption.rings import DELAY, RETIRE, Clock, manager_of, started, stored
+from encryption.rings import DELAY, RETIRE, Clock, manager_of, started, stored, tended
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rotation.processes import outputs
@@ -213,7 +213,7 @@ def test_only_deterministic_tokens_can_be_searched_for(manager, clock, context):
 
 
 def test_suites_two_and_three_take_no_uses_and_are_not_out_of_them(make, store):
-    manager = started(make, first_block=1)
+    manager = tended(make, first_block=1)
     for _ in range(3):
         manager.seal("ssn", VALUE, format="xaes")
         manager.seal("ssn", VALUE, format="deterministic")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from encryption.rings import DELAY, KEK, RING, rewrite, sealing_key, started, states, stored
+from encryption.rings import DELAY, KEK, RING, rewrite, sealing_key, started, states, stored, tended
 from rotation.processes import outputs
 
 from secmiddleware.encryption import manager as manager_module
@@ -68,11 +68,48 @@ def test_a_key_that_is_wrapped_anew_keeps_its_uses_and_opens_what_it_sealed(make
 
 
 def test_fernet_takes_uses_as_well(make):
-    manager = started(make, first_block=2)
+    manager = tended(make, first_block=2)
     manager.seal("ssn", b"1", format="fernet")
     manager.seal("ssn", b"1", format="fernet")
     with pytest.raises(SealError):
         manager.seal("ssn", b"1", format="fernet")
+
+
+def test_without_a_line_more_is_reserved_when_the_uses_are_spent_each_time_twice_as_much(make, store):
+    manager = started(make, first_block=2)
+    reserved = []
+    for _ in range(15):
+        manager.seal("ssn", b"1")
+        reserved.append(stored(store).keys[0].uses)
+    assert reserved == [2, 2, 6, 6, 6, 6, *[14] * 8, 30]
+    assert manager.status()["keys"][0]["uses_left_here"] == 15
+
+
+def test_without_a_line_threads_that_find_the_uses_spent_reserve_once_for_all_of_them(make, store):
+    manager = started(make, first_block=500)
+    with ThreadPoolExecutor(8) as pool:
+        sealed = list(pool.map(lambda _: manager.seal("ssn", b"1"), range(1400)))
+    assert len(set(sealed)) == 1400
+    assert stored(store).keys[0].uses == 500 + 1000
+
+
+def test_without_a_line_nothing_is_sealed_while_no_uses_are_to_be_had(make, store):
+    manager = started(make, first_block=1)
+    manager.seal("ssn", b"1")
+    store.away = True
+    with pytest.raises(SealError, match="the store is away"):
+        manager.seal("ssn", b"1")
+    store.away = False
+    manager.seal("ssn", b"1")
+
+
+def test_a_manager_that_opens_only_reserves_nothing(make, store):
+    started(make)
+    before = stored(store)
+    reader = started(make, first_block=0)
+    with pytest.raises(SealError):
+        reader.seal("ssn", b"1")
+    assert stored(store) == before
 
 
 def test_more_is_asked_for_while_half_of_a_block_is_still_left(make):
@@ -131,7 +168,7 @@ def test_who_only_reads_reserves_nothing_and_makes_no_ring(make, store, clock):
 
 
 def test_threads_together_take_exactly_the_uses_there_are(make):
-    manager = started(make, first_block=2000)
+    manager = tended(make, first_block=2000)
 
     def seal(number):
         try:
@@ -214,6 +251,7 @@ store = FileStore(path)
 manager = manager_of(store, utc_now, first_block=100)
 manager.start()
 token = manager.seal("ssn", b"1")
+manager.watched_by(lambda: None, lambda: None)
 
 def in_child():
     assert manager.open("ssn", token) == b"1"

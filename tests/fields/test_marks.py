@@ -6,7 +6,7 @@ from pathlib import Path
 import jsonpath_rfc9535
 import pytest
 
-from secmiddleware.fields.marks import MAX_STEPS, Descend, Each, Index, Mark, Name, overlaps
+from secmiddleware.fields.marks import MAX_STEPS, Descend, Each, Index, Mark, Name, contains, joins, overlaps
 
 CTS = Path(__file__).parent.parent / "vectors" / "jsonpath-cts" / "subset.json"
 
@@ -106,3 +106,28 @@ def test_a_name_of_any_characters_reads_back(name):
 def test_marks_overlap_when_some_body_nests_or_joins_their_values(first, second, expected):
     assert overlaps(Mark.parse(first), Mark.parse(second)) is expected
     assert overlaps(Mark.parse(second), Mark.parse(first)) is expected
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("$.a", "$.a", True),
+        ("$.a", "$.a.b", False),
+        ("$.a[*]", "$.a.b", True),
+        ("$.a[*]", "$.a.b.c", False),
+        ("$..a", "$.b[*].a", True),
+        ("$..a.b", "$.a", False),
+        ("$[*].ssn", "$.iban", False),
+        ("$[*].ssn", "$.deep.ssn", True),
+    ],
+)
+def test_marks_join_when_both_may_select_the_same_value(first, second, expected):
+    assert joins(Mark.parse(first), Mark.parse(second)) is expected
+    assert joins(Mark.parse(second), Mark.parse(first)) is expected
+
+
+def test_a_mark_contains_what_goes_on_from_its_end():
+    outer = Mark.parse("$.a[*]")
+    assert contains(outer, Mark.parse("$['a'][*].b"))
+    for other in ("$.a[*]", "$.a", "$.a.b.c", "$.b[*].a"):
+        assert not contains(outer, Mark.parse(other))

@@ -24,7 +24,8 @@ from secmiddleware.identity.policy import Policy, Rule, methods_meant
 from secmiddleware.paths import PathPattern
 from secmiddleware.settings.loading import _frozen
 from secmiddleware.settings.models import Settings
-from secmiddleware.settings.review import least_delay, meet
+from secmiddleware.settings.places import meet
+from secmiddleware.settings.review import least_delay
 from secmiddleware.settings.review_routes import review_routes
 
 PLACE = '[[fields.{}.places]]\nroutes = ["{}"]\nmarks = ["{}"]\nrequest = "decrypt"\n'

@@ -106,8 +106,6 @@ INVALID = {
     "a negative number": SERVICE + '[keys]\nring="r"\nstore="memory:"\nkek="env:K"\nmin_generation = -1\n',
     "keys without a ring": SERVICE + '[keys]\nstore = "memory:"\nkek = "env:K"\n',
     "a route without a path": SERVICE + '[[routes]]\nclient = "off"\n',
-    "a place without marks": SERVICE + '[[fields.a.places]]\nroutes = ["/a"]\n',
-    "a place on no route": SERVICE + '[[fields.a.places]]\nroutes = []\nmarks = ["$.a"]\n',
     "trust without a file": SERVICE + '[mtls]\ntrust = [{ may_assert = ["dns:a.org"] }]\n',
     "an unknown kind of reference": SERVICE + '[rotation]\nbroker = { path = "a" }\n',
     "two references": SERVICE + '[rotation]\nbroker = { file = "a", env = "B" }\n',
