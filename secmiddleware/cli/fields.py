@@ -358,7 +358,7 @@ def _settings_of(work: _Work) -> tuple[Settings, FieldSettings]:
     rule = settings.fields[name]
     if rule.jwe is not None and "dir" not in rule.jwe.alg:
         raise click.ClickException(
-            f"JWEs of fields.{name} are sealed to a recipient's key, and not under the ring: they are made and "
+            f"JWEs of fields.{name} are sealed to a recipient's key, not under the ring: they are made and "
             "opened by the service and by that recipient, not by hand"
         )
     return settings, rule
