@@ -152,7 +152,7 @@ def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | R
         # Messages of a websocket are not rewritten: on a marked route they would pass unread, both ways.
         return Refusal("payload_encoding", "fields", identity)
     revealed = _revealed(snapshot, identity) if snapshot.reveal else _NOTHING
-    exchange = Exchange(snapshot.keyring, now, identity, revealed)
+    exchange = Exchange(snapshot.keyring, now, identity, revealed, head=head)
     request = plan.request_flow(exchange)
     its_own = _NOTHING if snapshot.proxy is None else snapshot.proxy.headers
     headers = certificate_headers.strip(head.headers, its_own)

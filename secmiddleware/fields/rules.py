@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from secmiddleware.fields.bodies import Marked
-from secmiddleware.fields.flows import PASSIVE, UNCONDITIONAL, Exchange, Flow
+from secmiddleware.fields.entity_tags import EntityTags
+from secmiddleware.fields.flows import PASSIVE, Exchange, Flow, Unconditional
 from secmiddleware.fields.head_flow import HeadFlow
 from secmiddleware.fields.head_values import MarkedHead
 from secmiddleware.fields.limits import Limits
@@ -28,6 +29,8 @@ class Plan:
     _limits: Limits
     private: bool
     """Whether a response depends on its caller: it has plaintext for some, or tokens bound to one."""
+    varies: bool
+    """Whether what is the same to the app is other bytes each time it leaves: it is sealed."""
 
     @classmethod
     def compile(cls, places: Sequence[PlaceRule], limits: Limits) -> Plan:
@@ -51,6 +54,7 @@ class Plan:
             MarkedHead.of(outward),
             limits,
             private=any(place.response == "decrypt" or place.field.is_for_one_caller for place in outward),
+            varies=any(place.response == "encrypt" for place in outward),
         )
 
     @property
@@ -61,10 +65,10 @@ class Plan:
 
     def request_flow(self, exchange: Exchange) -> Flow:
         """What happens to the request on its way to the app."""
-        flow = PASSIVE if self._response is None else UNCONDITIONAL
+        tags = None if self._response is None else EntityTags.of(exchange, private=self.private)
+        flow = PASSIVE if tags is None else Unconditional(tags)
         if self._request is not None:
-            marked_back = self._response is not None
-            flow = RequestFlow(exchange, self._request, self._limits, response_marked=marked_back)
+            flow = RequestFlow(exchange, self._request, self._limits, tags)
         return flow if self._request_head is None else HeadFlow(exchange, self._request_head, flow)
 
     def response_flow(self, exchange: Exchange, method: str) -> Flow:
@@ -74,7 +78,9 @@ class Plan:
         """
         flow = PASSIVE
         if self._response is not None or exchange.opened:
-            flow = ResponseFlow(exchange, method, self._response, self._limits, private=self.private)
+            flow = ResponseFlow(
+                exchange, method, self._response, self._limits, private=self.private, varies=self.varies
+            )
         if self._response_head is None:
             return flow
         return HeadFlow(exchange, self._response_head, flow, private=self.private)
