@@ -156,6 +156,10 @@ class ServiceSettings(Section):
         default=64 << 10,
         description="From which size on a marked body is worked on in a thread while asyncio's loop goes on.",
     )
+    max_ratio: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=200,
+        description="How many times its size a compressed body with marks may become, from 1 MiB on.",
+    )
 
 
 class TrustSettings(Section):
