@@ -10,8 +10,8 @@ In a row's text,
 - `<<token FIELD JSON>>`, in what is expected only, is any token that opens to that value there;
 - `<<jwt NAME>>` is an access token bound to that certificate, `<<jwt NAME KIND>>` one that is wrong so
   (tokens.py);
-- `<<etag "TAG">>` is what stands, outside and without quotes, for the app's tag `"TAG"` of the row's target to
-  the row's caller; `<<etag "TAG" /path>>` that of another target, `<<etag@NAME "TAG">>` that of NAME;
+- `<<etag "TAG">>` is what stands, outside and without quotes, for the app's tag `"TAG"` of the row's target
+  to the row's caller; `<<etag "TAG" /path>>` that of another target, `<<etag@NAME "TAG">>` that of NAME;
 - `<<coded CODING TEXT>>` is the text under a coding, `<<digest ALGORITHM TEXT>>` its digest in base64; other
   values may stand in such a text;
 - `<<bytes HEX>>` is what is no text, `<<repeat N TEXT>>` much of a text, and `<<pem NAME>>` somebody's
