@@ -485,3 +485,17 @@ def test_the_class_runs_in_both_colours_and_knows_which(shop: Shop) -> None:
         assert not iscoroutinefunction(SecMiddleware(lambda request: HttpResponse()))
     assert SecMiddleware.sync_capable
     assert SecMiddleware.async_capable
+
+
+def test_django_s_own_conditions_work_round_a_sealed_answer(shop: Shop, caller: Make) -> None:
+    """Its middleware makes an entity tag of the plaintext, and compares what comes back with it."""
+    conditional = "django.middleware.http.ConditionalGetMiddleware"
+    with override_settings(MIDDLEWARE=[OURS, conditional, COMMON]):
+        alice = caller()
+        first, second = (alice("GET", "/out") for _ in range(2))
+        tag = first["ETag"]
+        assert (first.status_code, second["ETag"]) == (200, tag)
+        assert tag.startswith('W/"sm')
+        again = alice("GET", "/out", headers={"if-none-match": tag})
+        assert (again.status_code, again.content, again["ETag"]) == (304, b"", tag)
+        assert alice("GET", "/out", headers={"if-none-match": '"sm"'}).status_code == 200
