@@ -76,8 +76,8 @@ JOSE_DOORS = {
 # Nobody pays for what is not configured.
 OPTIONAL = {
     "backports", "brotli", "cheroot", "django", "fastapi", "flask", "granian", "gunicorn", "h11", "httptools",
-    "hypercorn", "joserfc", "kombu", "opentelemetry", "redis", "starlette", "uvicorn", "uvloop", "waitress", "watchfiles",
-    "websockets", "werkzeug", "wsproto",
+    "hypercorn", "joserfc", "kombu", "opentelemetry", "redis", "starlette", "uvicorn", "uvloop", "waitress",
+    "watchfiles", "websockets", "werkzeug", "wsproto",
 }  # fmt: skip
 
 
