@@ -28,6 +28,7 @@ _MOST: Final = 100
 NEVER_MATCHES: Final = b'"secmiddleware-never"'
 
 _CREATED: Final = 201
+_CONDITIONS: Final = (b"if-match", b"if-none-match")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,11 @@ class EntityTags:
     path: str
     viewer: bytes = b""
     """Whose view of the resource they are of: nothing where all have the same."""
+    beside: bool = False
+    """Whether the app's own tags are out there, too: only responses to opened values have ours."""
 
     @classmethod
-    def of(cls, exchange: Exchange, *, private: bool) -> EntityTags:
+    def of(cls, exchange: Exchange, *, private: bool, beside: bool = False) -> EntityTags:
         """Those of an exchange; `private`: what a response shows depends on its caller."""
         path = "" if exchange.head is None else exchange.head.path
         viewer = b""
@@ -52,7 +55,7 @@ class EntityTags:
             name = "" if exchange.identity is None else exchange.identity.name
             shown = (name, *sorted(exchange.revealed))
             viewer = b"".join(lp(part.encode("utf-8", "surrogatepass")) for part in shown)
-        return cls(exchange.keyring, exchange.now, path, viewer)
+        return cls(exchange.keyring, exchange.now, path, viewer, beside)
 
     def outward(self, head: ResponseHead, headers: Headers, *, weak: bool) -> Headers:
         """A response's headers with its tag as callers see it; without, where it cannot be made.
@@ -77,7 +80,11 @@ class EntityTags:
         If-None-Match keeps those only that the key has made which seals now: the tokens that the caller has
         kept would not open for ever. If-Match keeps all that can be opened; if there is none, one that
         matches nothing. Both keep `*`. No date is left to ask by: If-Modified-Since knows no keys.
+
+        Beside the app's own tags, ours are opened and all else stays.
         """
+        if self.beside:
+            return self._inward_beside(headers)
         kept = without_headers(headers, b"if-modified-since")
         none_match, match = header_values(kept, b"if-none-match"), header_values(kept, b"if-match")
         if none_match and not _is_any(none_match):
@@ -87,6 +94,18 @@ class EntityTags:
             tags = [tag for tag, _ in self._opened(match)]
             kept = _replaced(kept, b"if-match", b", ".join(tags) or NEVER_MATCHES)
         return headers if len(kept) == len(headers) and kept == headers else kept
+
+    def _inward_beside(self, headers: Headers) -> Headers:
+        values = [value for name, value in headers if name in _CONDITIONS]
+        if self.keyring is None or not any(b'"sm' in value for value in values):
+            return headers
+        keyring, bound, left = self.keyring, self._bound_to(self.path), iter(range(_MOST))
+
+        def opened(tag: re.Match[bytes]) -> bytes:
+            found = None if next(left, None) is None else keyring.open_tag(tag[1], bound, self.now)
+            return tag[0] if found is None else found[0]
+
+        return tuple((n, _TAG.sub(opened, value) if n in _CONDITIONS else value) for n, value in headers)
 
     def _opened(self, values: list[bytes]) -> list[tuple[bytes, bool]]:
         if self.keyring is None:

@@ -48,8 +48,7 @@ class RequestFlow(Holding):
 
     __slots__ = ("_declared", "_exchange", "_head", "_judged", "_marked", "_tags", "_work")
 
-    def __init__(self, exchange: Exchange, marked: Marked, limits: Limits, tags: EntityTags | None) -> None:
-        """`tags` are those of the response where it is marked, too."""
+    def __init__(self, exchange: Exchange, marked: Marked, limits: Limits, tags: EntityTags) -> None:
         super().__init__(limits)
         self._marked = marked
         self._tags = tags
@@ -141,9 +140,8 @@ class RequestFlow(Holding):
 
     def _headers_for_app(self, headers: Headers) -> Headers:
         """The headers as far as they ask for an answer: for one that can be rewritten, or looked through."""
-        if self._tags is not None:
-            headers = self._tags.inward(headers)
-        elif not self._exchange.opened:
+        headers = self._tags.inward(headers)
+        if self._tags.beside and not self._exchange.opened:
             return headers
         return for_readable_answer(headers)
 

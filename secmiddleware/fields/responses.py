@@ -79,6 +79,7 @@ class ResponseFlow(Holding):
         method: str,
         marked: Marked | None,
         limits: Limits,
+        tags: EntityTags,
         *,
         private: bool,
         varies: bool,
@@ -93,7 +94,7 @@ class ResponseFlow(Holding):
         self._marked = marked
         self._private = private
         self._varies = varies
-        self._tags = EntityTags.of(exchange, private=private)
+        self._tags = tags
         # What the caller asked for: the app was asked for a body under no coding.
         came = () if exchange.head is None else exchange.head.headers
         self._accepted = header_values(came, b"accept-encoding")
@@ -157,16 +158,17 @@ class ResponseFlow(Holding):
             if (leaked := self._guard.found_in_headers(trailers)) is not None:
                 return (_leak(leaked),)
             if self._marked is not None:
-                trailers = self._marked_headers(head, without_digests(trailers))
+                trailers = without_digests(trailers)
+            trailers = self._with_tag(head, trailers)
         events = self._judged(head, self._whole())
         if trailers is None or isinstance(events[0], Refusal):
             return events
         return (*events, Trailers(trailers))
 
     def _judged(self, head: ResponseHead, body: bytes) -> tuple[Event, ...]:
-        headers = head.headers
+        headers = self._with_tag(head, head.headers)
         if self._marked is not None:
-            headers = self._marked_headers(head, without_parts(headers))
+            headers = without_parts(headers)
             if self._private:
                 headers = for_one_caller(headers)
         if self._bodiless:
@@ -196,9 +198,12 @@ class ResponseFlow(Holding):
             return _go(head, with_length(headers, len(body)), body)
         return self._changed(head, headers, rewritten.body)
 
-    def _marked_headers(self, head: ResponseHead, headers: Headers) -> Headers:
-        """The headers, or trailers, with the entity tag that callers see."""
-        weak = self._varies or bool(codings_of(head.headers))
+    def _with_tag(self, head: ResponseHead, headers: Headers) -> Headers:
+        """The headers, or trailers, with the entity tag that callers see.
+
+        Where nothing is marked, something was opened: the app's own tag may be a digest of it.
+        """
+        weak = self._varies or (self._marked is not None and bool(codings_of(head.headers)))
         return self._tags.outward(head, headers, weak=weak)
 
     def _without_codings(self, body: bytes, headers: Headers) -> bytes | Refusal:
@@ -234,8 +239,9 @@ class ResponseFlow(Holding):
         return self._method == "OPTIONS" or (redirects and bool(header_values(headers, b"location")))
 
     def _without_body(self, headers: Headers, status: int) -> Headers:
+        headers = without_digests(headers)  # of what the caller cannot see, in any case
         if self._marked is not None:
-            headers = without_length(without_digests(headers))
+            headers = without_length(headers)
             if not admits(self._accepted, codings_of(headers)):
                 headers = without_codings(headers)
         elif self._method != "HEAD" and status != 304:

@@ -63,12 +63,18 @@ class Plan:
         marked = (self._request, self._response, self._request_head, self._response_head)
         return any(one is not None for one in marked)
 
+    def entity_tags(self, exchange: Exchange) -> EntityTags:
+        """The entity tags of an exchange, as its caller sees them and as the app does."""
+        beside = self._response is None
+        return EntityTags.of(exchange, private=self.private or beside, beside=beside)
+
     def request_flow(self, exchange: Exchange) -> Flow:
         """What happens to the request on its way to the app."""
-        tags = None if self._response is None else EntityTags.of(exchange, private=self.private)
-        flow = PASSIVE if tags is None else Unconditional(tags)
+        flow: Flow = PASSIVE
         if self._request is not None:
-            flow = RequestFlow(exchange, self._request, self._limits, tags)
+            flow = RequestFlow(exchange, self._request, self._limits, self.entity_tags(exchange))
+        elif self._response is not None:
+            flow = Unconditional(self.entity_tags(exchange))
         return flow if self._request_head is None else HeadFlow(exchange, self._request_head, flow)
 
     def response_flow(self, exchange: Exchange, method: str) -> Flow:
@@ -78,8 +84,9 @@ class Plan:
         """
         flow = PASSIVE
         if self._response is not None or exchange.opened:
+            tags = self.entity_tags(exchange)
             flow = ResponseFlow(
-                exchange, method, self._response, self._limits, private=self.private, varies=self.varies
+                exchange, method, self._response, self._limits, tags, private=self.private, varies=self.varies
             )
         if self._response_head is None:
             return flow

@@ -47,7 +47,6 @@ from secmiddleware.encryption.padding import padded
 from secmiddleware.encryption.tokens import PREFIX
 from secmiddleware.engine import admit
 from secmiddleware.fields.codings import encoded
-from secmiddleware.fields.entity_tags import EntityTags
 from secmiddleware.files import make_private_folder, write_secret
 from secmiddleware.messages import Identity, Refusal, RequestHead, ResponseHead
 from secmiddleware.rotation.stores import open_store
@@ -201,7 +200,7 @@ class World:
         head = RequestHead("http", "GET", "https", target, target.encode(), presented=presented)
         verdict = admit(head, self.manager(row.config).snapshot, dt.datetime.now(dt.UTC))
         assert not isinstance(verdict, Refusal), verdict
-        tags = EntityTags.of(verdict.exchange, private=verdict.plan.private)
+        tags = verdict.plan.entity_tags(verdict.exchange)
         shown = tags.outward(ResponseHead(200), ((b"etag", tag),), weak=False)
         return shown[0][1].removeprefix(b"W/").strip(b'"').decode("ascii")
 

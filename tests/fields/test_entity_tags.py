@@ -157,6 +157,22 @@ def test_lists_are_read_whatever_stands_between():
     assert inward(tags(), b"if-none-match", b",".join([one] * 101)) is None
 
 
+def test_beside_the_app_s_own_tags_ours_are_opened_and_all_else_stays():
+    beside = replace(tags(), beside=True)
+    shown = outward(beside, b'"v7"')
+    kept = ((b"if-modified-since", b"x"), (b"if-none-match", b'W/"own", *'), (b"x-a", b'"sm"'))
+    assert beside.inward(kept) is kept
+    sent = ((b"if-match", b'"own", W/' + shown + b", junk"), (b"if-none-match", b'"sm",' + shown), *kept)
+    assert beside.inward(sent) == (
+        (b"if-match", b'"own", "v7", junk'),
+        (b"if-none-match", b'"sm","v7"'),
+        *kept,
+    )
+    assert replace(beside, keyring=None).inward(sent) is sent
+    many = ((b"if-match", b",".join([shown] * 101)),)
+    assert beside.inward(many)[0][1].count(b'"v7"') == 100
+
+
 def test_headers_without_a_condition_stay_the_same_object():
     headers = ((b"if-match", b" * "), (b"if-none-match", b"*"), (b"if-unmodified-since", b"x"))
     assert tags().inward(headers) is headers
