@@ -30,7 +30,6 @@ from secmiddleware.encryption.uses import FIRST_BLOCK
 from secmiddleware.engine import Admission, Place, Places, Snapshot, admit
 from secmiddleware.errors import ConfigError, Finding
 from secmiddleware.fields.codings import known
-from secmiddleware.fields.head_marks import read_mark
 from secmiddleware.fields.limits import HeldBytes, Limits
 from secmiddleware.fields.rules import FieldRule, PlaceRule
 from secmiddleware.identity.bound_tokens import TokenJudge, TokenRules

@@ -30,7 +30,7 @@ class Plan:
     private: bool
     """Whether a response depends on its caller: it has plaintext for some, or tokens bound to one."""
     varies: bool
-    """Whether what is the same to the app is other bytes each time it leaves: it is sealed."""
+    """Whether what is the same to the app is other bytes each time it leaves: sealed, or sealed anew."""
 
     @classmethod
     def compile(cls, places: Sequence[PlaceRule], limits: Limits) -> Plan:
@@ -54,7 +54,7 @@ class Plan:
             MarkedHead.of(outward),
             limits,
             private=any(place.response == "decrypt" or place.field.is_for_one_caller for place in outward),
-            varies=any(place.response == "encrypt" for place in outward),
+            varies=any(place.response == "encrypt" or place.field.rewrap for place in outward),
         )
 
     @property

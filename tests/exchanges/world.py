@@ -52,9 +52,7 @@ from secmiddleware.messages import Identity, Refusal, RequestHead, ResponseHead
 from secmiddleware.rotation.stores import open_store
 from secmiddleware.security import SecurityManager
 
-_VERBS: Final = (
-    r"seal|aead|fernet|old|forge|strange|bytes|repeat|pem|jwt|etag|etag@\w+|coded|digest"
-)
+_VERBS: Final = r"seal|aead|fernet|old|forge|strange|bytes|repeat|pem|jwt|etag|etag@\w+|coded|digest"
 _VALUE: Final = re.compile(rf"<<({_VERBS}) ((?:(?!<<).)*?)>>", re.DOTALL)
 BETWEEN: Final = dt.timedelta(hours=1)
 """How long ago a key of the ring became the one that seals, and how long before that it was made."""
@@ -87,6 +85,10 @@ def _make_rotated_ring(state: Path) -> None:
     manager.start()
     clock[0] += BETWEEN - policy.activation_delay
     manager.rotate()
+
+
+def _filled(text: str, values: list[str]) -> str:
+    return re.sub(r"\ue000(\d+)\ue001", lambda found: values[int(found[1])], text)
 
 
 class World:
@@ -150,9 +152,16 @@ class World:
 
     def fill(self, row: Exchange, text: str) -> str:
         """The text of a row with its values in place."""
-        while (filled := _VALUE.sub(lambda found: self._value(row, found[1], found[2]), text)) != text:
-            text = filled
-        return text
+        values: list[str] = []
+
+        def put(found: re.Match[str]) -> str:
+            # A number in its place: a compressed text may have the very signs in it that values are told by.
+            values.append(self._value(row, found[1], _filled(found[2], values)))
+            return f"\ue000{len(values) - 1}\ue001"
+
+        while (shorter := _VALUE.sub(put, text)) != text:
+            text = shorter
+        return _filled(text, values)
 
     def matches(self, row: Exchange, expected: str, text: str) -> bool:
         """Whether a text is as expected, tokens being whatever opens to their value."""

@@ -224,6 +224,15 @@ def test_a_condition_goes_round_through_both_flows():
     assert elsewhere.values(b"if-match") == [NEVER_MATCHES]
 
 
+@pytest.mark.parametrize(
+    ("field", "strong"), [({}, True), ({"rewrap": True}, False), ({"otherwise": "mask"}, True)]
+)
+def test_a_tag_is_strong_only_where_equal_answers_are_equal_bytes(field, strong):
+    opened = [place("$.ssn", response="decrypt", **field)]
+    answer = response(opened, b"{}", headers=(*JSON, (b"etag", b'"v7"')), within=within())
+    assert answer.values(b"etag")[0].startswith(b'"sm') == strong
+
+
 def test_who_may_see_less_than_before_is_not_told_that_nothing_has_changed():
     places = [place("$.ssn", response="decrypt", otherwise="mask")]
     alice = caller()
