@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from exchanges import asgi_server, wsgi_server
@@ -63,7 +63,7 @@ def bodies(target: str) -> list[str]:
         "{",
         "",
         "<<repeat 5000  >>",
-        f"<p>{SECRET}</p>",
+        f"<p>{SECRET}",
     ]
 
 
@@ -284,6 +284,7 @@ def check_sense(row: Exchange, seen: Seen) -> None:
 @settings(max_examples=300, deadline=None)
 def test_both_shells_come_to_the_same_in_every_corner(world: World, chance: Random) -> None:
     row = a_row(chance)
+    note(str(row))
     by_asgi, by_wsgi = through_asgi(world, row), through_wsgi(world, row)
     assert by_asgi.comparable() == by_wsgi.comparable()
     for seen in (by_asgi, by_wsgi):
