@@ -57,7 +57,8 @@ def bodies(target: str) -> list[str]:
     return [
         f'{{"{name}":{sealed}}}',
         f'{{"{name}":"{SECRET}"}}',
-        f'{{ "x":1.10,"{name}":{sealed},"{name}":{sealed} }}',
+        f'{{ "x":1.10,"{name}":{sealed},"y":{{"{name}":1}} }}',
+        f'{{"{name}":{sealed},"{name}":{sealed}}}',
         '{"x":1}',
         "[]",
         "{",
@@ -160,6 +161,8 @@ def a_row(chance: Random) -> Exchange:
     request, app = a_request(chance, target), an_app(chance, target)
     if request.method == "HEAD" and app.does in ("raise", "break"):
         app = replace(app, does="respond")  # what is whole without a body, the server of WSGI cannot tell
+    if request.truncated:
+        app = replace(app, does="respond")  # how far it has read, and who still hears it, differs
     if app.does == "break" and not app.chunks[0]:
         app = replace(app, does="raise")  # PEP 3333: until there is a byte, there is no head to be refused
     return Exchange(f"corner {next(NUMBERS)}", "fields", request, Expect(), app, presented)
@@ -308,6 +311,6 @@ def test_the_corners_are_reached(world: World) -> None:
     good = [seen for seen in results if seen.refusal is None]
     assert sum("content-encoding" in dict(seen.outcome.headers) for seen in good) > 5
     assert sum(dict(seen.outcome.headers).get("etag", "").startswith('W/"sm') for seen in good) > 5
-    assert sum(TOKEN.search(seen.plain) is not None for seen in good) > 20
+    assert sum(TOKEN.search(seen.plain) is not None for seen in good) > 10
     conditions = [dict(saw["headers"]).get("if-match", "") for seen in results for saw in seen.app_saw]
     assert sum('"v1"' in value for value in conditions) > 5
