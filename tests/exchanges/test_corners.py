@@ -285,7 +285,7 @@ def check_sense(row: Exchange, seen: Seen) -> None:
 
 
 @given(st.randoms(use_true_random=False))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 def test_both_shells_come_to_the_same_in_every_corner(world: World, chance: Random) -> None:
     row = a_row(chance)
     note(str(row))
