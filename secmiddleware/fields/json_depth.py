@@ -50,10 +50,7 @@ def decode_shallow(decode: Callable[[bytes], T], body: bytes, limit: int) -> T:
         return decode(body)
     if len(body) < _LARGE:
         decoded = decode(body)
-        brackets = body.count(b"{")
-        if b"[" in body:
-            brackets += body.count(b"[")
-        if brackets > limit and depth(body) > limit:
+        if brackets_in(body) > limit and depth(body) > limit:
             raise TooDeep
         return decoded
     try:
@@ -63,6 +60,12 @@ def decode_shallow(decode: Callable[[bytes], T], body: bytes, limit: int) -> T:
     if depth(body) > limit:
         raise TooDeep
     return decoded
+
+
+def brackets_in(body: bytes) -> int:
+    """How many open in a body, in strings and out of them: it is no deeper."""
+    objects = body.count(b"{")
+    return objects + body.count(b"[") if b"[" in body else objects
 
 
 def depth(body: bytes) -> int:

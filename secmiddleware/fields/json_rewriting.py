@@ -86,7 +86,14 @@ class Locator:
                 duplicates are rejected, a DuplicateName.
             TooManyHits: there are more than `max_hits` of them.
         """
-        if self._shortcut is None or (root := self._shortcut.read(body)) is None:
+        if self._shortcut is None:
+            return self.walk(body)
+        single = self._shortcut.find_single(body)
+        if isinstance(single, list):
+            if len(single) > self._max_hits:
+                raise TooManyHits
+            return single
+        if single is False or (root := self._shortcut.read(body)) is None:
             return self.walk(body)
         hits = self._shortcut.find(body, root)
         if hits is None:
@@ -136,8 +143,11 @@ def _shortcut(root: State | None, *, unique: bool, max_depth: int) -> Shortcut |
         return None
 
 
-def splice(body: bytes, hits: Iterable[Hit], values: Iterable[bytes]) -> bytes:
+def splice(body: bytes, hits: Sequence[Hit], values: Iterable[bytes]) -> bytes:
     """The body with the bytes of each hit replaced by the value that stands in its place in `values`."""
+    if len(body) < _COPIED and len(hits) == 1:
+        ((hit,), (value,)) = hits, values
+        return b"".join((body[: hit.start], value, body[hit.end :]))
     # The pieces of a large body are looked at, not copied: there would be a second body in memory meanwhile.
     source: bytes | memoryview = body if len(body) < _COPIED else memoryview(body)
     pieces: list[bytes | memoryview] = []

@@ -7,7 +7,7 @@ digits, `-` and `_`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from operator import attrgetter
@@ -162,6 +162,11 @@ class Finder:
         self._quoted = b'"%s"' % name.encode("ascii")
         # Without its first quote, which is far more frequent than any letter.
         self._pattern = re.compile(self._quoted[1:] + WS + rb":" + WS)
+
+    @property
+    def behind(self) -> Callable[[bytes, int], re.Match[bytes] | None]:
+        """Matches from behind the first quote of the name to where its value begins."""
+        return self._pattern.match
 
     def starts(self, body: bytes, due: int) -> list[int] | None:
         """Where the values behind the name begin; None where they are not as many as are due."""

@@ -13,19 +13,37 @@ marked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, repeat, takewhile
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
+from msgspec import UNSET
 
-from secmiddleware.fields.json_depth import TooDeep, decode_shallow
+from secmiddleware.fields.json_depth import TooDeep, brackets_in, decode_shallow
 from secmiddleware.fields.json_reading import check_utf8
-from secmiddleware.fields.json_shapes import ESCAPED_SIMPLE, Finder, Values, leaves, passed, shape_of
+from secmiddleware.fields.json_shapes import (
+    ESCAPED_SIMPLE,
+    Array,
+    Finder,
+    Object,
+    Part,
+    Value,
+    Values,
+    leaves,
+    passed,
+    shape_of,
+)
 from secmiddleware.fields.json_states import Hit, State
 
 _START: Final = attrgetter("start")
+
+# So small a body has few values, and every function that is called is felt.
+_SMALL: Final = 8 * 1024
+
+_Way = tuple[Callable[[Any], Any] | None, ...]
+"""From the root of what msgspec made to the values of one mark: how to get a member; None for elements."""
 
 
 class Shortcut:
@@ -48,6 +66,59 @@ class Shortcut:
         self._passed = tuple((name, Finder(name)) for name in sorted(inside | outside))
         self._only_outside = outside - inside
         self._unique = unique
+        names = [leaf.name for leaf in leaves(self._part)]
+        # Marks that end on one name are told apart by `find`.
+        self._singles = (
+            tuple(
+                (b'"%s"' % leaf.name.encode("ascii"), Finder(leaf.name).behind, way, leaf.mark)
+                for leaf, way in _ways(self._part)
+            )
+            if len(set(names)) == len(names)
+            else None
+        )
+        self._once = tuple(b'"%s"' % name.encode("ascii") for name, _ in self._passed) if unique else ()
+
+    def find_single(self, body: bytes) -> list[Hit] | Literal[False] | None:
+        """The hits of a small body in which each name stands once at most, as in most requests.
+
+        None where it has another form; False where it is none that the shortcut can read.
+        """
+        if self._singles is None or len(body) > _SMALL or self._may_escape(body):
+            return None
+        places = []
+        for single in self._singles:
+            place = body.find(single[0])
+            if place >= 0:
+                if body.rfind(single[0]) != place:
+                    return None
+                places.append((place, single))
+        for quoted in self._once:
+            if body.find(quoted) != body.rfind(quoted):
+                return None
+        try:
+            if not body.isascii():
+                body.decode("utf-8")
+            root = self._decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return False
+        if len(body) > 2 * self._max_depth and brackets_in(body) > self._max_depth:
+            return None
+        hits = []
+        for place, (_, behind, way, mark) in places:
+            raw, found = _only(root, way), behind(body, place + 1)
+            if raw is None or found is None:
+                return None
+            start = found.end()
+            hits.append(Hit(start, start + len(raw), mark))
+        if len(hits) > 1:
+            hits.sort(key=_START)
+        return hits
+
+    @staticmethod
+    def _may_escape(body: bytes) -> bool:
+        """Whether an escape may stand for a character of a simple name."""
+        first = body.find(b"\\")
+        return first >= 0 and ESCAPED_SIMPLE.search(body, first) is not None
 
     def read(self, body: bytes) -> object:
         """What a body has of the marks; None where that, or whether it may be read at all, is unknown."""
@@ -59,8 +130,7 @@ class Shortcut:
 
     def find(self, body: bytes, root: Any) -> list[Hit] | None:
         """Every marked value, in order, of a body that was read; None where that cannot be proven."""
-        first = body.find(b"\\")
-        if first >= 0 and ESCAPED_SIMPLE.search(body, first) is not None:
+        if self._may_escape(body):
             return None
         counts: dict[str, int] = {}
         values: Values = []
@@ -130,3 +200,28 @@ class Shortcut:
             if not finder.stands(counts.get(name, 0), body, *parts):
                 return False
         return True
+
+
+def _ways(part: Part, way: _Way = ()) -> Iterator[tuple[Value, _Way]]:
+    """The marked values of a shape, each with the way to it."""
+    match part:
+        case Value():
+            yield part, way
+        case Array(elements):
+            yield from _ways(elements, (*way, None))
+        case Object(members):
+            for get, _, member in members:
+                yield from _ways(member, (*way, get))
+
+
+def _only(root: Any, way: _Way) -> Any:
+    """The one value that msgspec has on this way; None where there is none, or more than one."""
+    values = [root]
+    for get in way:
+        if get is None:
+            values = values[0] if len(values) == 1 else [one for many in values for one in many]
+            if None in values:
+                values = [value for value in values if value is not None]
+        else:
+            values = [value for value in map(get, values) if value is not UNSET and value is not None]
+    return values[0] if len(values) == 1 else None

@@ -64,7 +64,16 @@ def disagreements(seed):
     take_all_ways()
     chance = random.Random(seed)
     found = []
-    seen = dict.fromkeys(["shortcut", "shortcut with hits", "hits", "duplicate", "unreadable"], 0)
+    kinds = (
+        "shortcut",
+        "shortcut with hits",
+        "single",
+        "single with hits",
+        "hits",
+        "duplicate",
+        "unreadable",
+    )
+    seen = dict.fromkeys(kinds, 0)
     for _ in range(DOCUMENTS_A_TASK // DOCUMENTS_A_LOCATOR):
         marks = documents.simple_marks(chance) if chance.random() < 0.6 else documents.marks(chance)
         try:
@@ -89,6 +98,11 @@ def disagreements(seed):
                 hits = one._shortcut.find(body, root)
                 seen["shortcut"] += hits is not None
                 seen["shortcut with hits"] += bool(hits)
+                if hits is not None and outcome(lambda _, hits=hits: hits, body) != due:
+                    found.append((seed, "find", duplicates, [str(mark) for mark in marks], body))
+                single = one._shortcut.find_single(body)
+                seen["single"] += isinstance(single, list)
+                seen["single with hits"] += bool(single)
     return found, seen
 
 
@@ -104,6 +118,8 @@ def test_no_way_to_find_values_disagrees_in_100_000_random_documents():
                 totals[kind] = totals.get(kind, 0) + count
     assert totals["shortcut"] > DOCUMENTS // 20, totals
     assert totals["shortcut with hits"] > DOCUMENTS // 50, totals
+    assert totals["single"] > DOCUMENTS // 40, totals
+    assert totals["single with hits"] > DOCUMENTS // 200, totals
     assert totals["hits"] > DOCUMENTS // 4, totals
     assert min(totals["duplicate"], totals["unreadable"]) > DOCUMENTS // 500, totals
 
