@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from secmiddleware.fields.bodies import Marked, rewrite
+from secmiddleware.fields.bodies import JSON, WHOLE_KINDS, Marked, rewrite
 from secmiddleware.fields.heads import (
     AmbiguousHeader,
     codings_of,
@@ -18,7 +18,7 @@ from secmiddleware.fields.heads import (
 )
 from secmiddleware.fields.holding import BODY_KEY, Holding
 from secmiddleware.fields.limits import Limits
-from secmiddleware.fields.media_types import kind_of_body
+from secmiddleware.fields.media_types import media_type_of
 from secmiddleware.fields.values import Exchange, Report, ValueWork
 from secmiddleware.messages import (
     Body,
@@ -38,7 +38,16 @@ _WITHOUT_CONTENT: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"
 class RequestFlow(Holding):
     """A request with marks: held until it is whole, then its values are opened or sealed for the app."""
 
-    __slots__ = ("_declared", "_exchange", "_head", "_judged", "_marked", "_response_marked", "_work")
+    __slots__ = (
+        "_declared",
+        "_exchange",
+        "_head",
+        "_judged",
+        "_marked",
+        "_media_type",
+        "_response_marked",
+        "_work",
+    )
 
     def __init__(self, exchange: Exchange, marked: Marked, limits: Limits, *, response_marked: bool) -> None:
         super().__init__(limits)
@@ -49,6 +58,7 @@ class RequestFlow(Holding):
         self._head: RequestHead | ResponseHead | None = None
         self._declared: int | None = None
         self._judged = False
+        self._media_type = JSON
 
     @property
     def report(self) -> Report:
@@ -94,7 +104,7 @@ class RequestFlow(Holding):
             return (missing,)
         if self._response_marked:
             headers = without_conditions(headers)
-        rewritten = rewrite(body, self._marked, self._work.on_request, unreadable="payload_malformed")
+        rewritten = rewrite(body, self._marked, self._work.on_request, "payload_malformed", self._media_type)
         if isinstance(rewritten, Refusal):
             return (rewritten,)
         if self._response_marked or self._exchange.opened:
@@ -117,10 +127,10 @@ class RequestFlow(Holding):
             return ()
         self._judged = True
         try:
-            kind = kind_of_body(headers)
+            self._media_type = media_type_of(headers)
         except AmbiguousHeader as ambiguous:
             return self._refuse(Refusal("header_ambiguous", str(ambiguous)))
-        readable = kind == "json" and not codings_of(headers)
+        readable = self._media_type.kind in WHOLE_KINDS and not codings_of(headers)
         return () if readable else self._refuse(Refusal("payload_encoding"))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from secmiddleware.fields.bodies import Marked, Rewritten, rewrite, unmarked
+from secmiddleware.fields.bodies import WHOLE_KINDS, Marked, Rewritten, rewrite, unmarked
 from secmiddleware.fields.heads import (
     AmbiguousHeader,
     body_from_elsewhere,
@@ -22,7 +22,7 @@ from secmiddleware.fields.heads import (
 from secmiddleware.fields.holding import BODY_KEY, Holding
 from secmiddleware.fields.leaks import LeakGuard
 from secmiddleware.fields.limits import Limits
-from secmiddleware.fields.media_types import kind_of_body
+from secmiddleware.fields.media_types import media_type_of
 from secmiddleware.fields.values import Exchange, Report, ValueWork
 from secmiddleware.messages import (
     Body,
@@ -119,16 +119,16 @@ class ResponseFlow(Holding):
             return _go(head, headers, body)
         coded = bool(codings_of(headers))
         try:
-            kind = kind_of_body(headers)
+            media_type = media_type_of(headers)
         except AmbiguousHeader as ambiguous:
             return (Refusal("seal_failed", str(ambiguous)),)
-        if coded or (kind == "other" and self._marked is not None):
+        if coded or (media_type.kind not in WHOLE_KINDS and self._marked is not None):
             if self._is_for_nobody(headers):
                 return _go(head, without_content(headers), b"")
             return (Refusal("seal_failed", "content-encoding" if coded else "content-type"),)
         rewritten = Rewritten(body)
         if self._marked is not None:
-            result = rewrite(body, self._marked, self._work.on_response, unreadable="seal_failed")
+            result = rewrite(body, self._marked, self._work.on_response, "seal_failed", media_type)
             if isinstance(result, Refusal):
                 return (result,)
             rewritten = result
