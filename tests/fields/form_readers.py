@@ -6,8 +6,6 @@ None stands for a form that one of them refuses to read.
 import asyncio
 import io
 
-import django
-from django.conf import settings
 from django.core.exceptions import BadRequest, SuspiciousOperation
 from django.core.handlers.wsgi import WSGIRequest
 from django.http.multipartparser import MultiPartParserError
@@ -17,9 +15,7 @@ from starlette.requests import Request
 from werkzeug.exceptions import HTTPException as WerkzeugHTTPException
 from werkzeug.formparser import parse_form_data
 
-if not settings.configured:
-    settings.configure(DATA_UPLOAD_MAX_NUMBER_FIELDS=None)
-    django.setup()
+from integrations import django_project  # noqa: F401  (configures Django, once for all tests)
 
 
 def environ(content_type, body):
