@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from secmiddleware.fields import forms, multipart
+from secmiddleware.fields import forms, multipart, records
 from secmiddleware.fields.json_reading import UnreadableJSON
 from secmiddleware.fields.json_rewriting import Hit, Locator, TooManyHits, splice
 from secmiddleware.fields.limits import Limits
@@ -27,8 +27,8 @@ Act = Callable[[PlaceRule, bytes, str], bytes | Refusal]
 """What is done to one value: its place, its raw JSON and the text of its mark in, the value to write out."""
 
 JSON: Final = MediaType("json")
-WHOLE_KINDS: Final = frozenset({"json", "form", "multipart"})
-"""The kinds of bodies that are read when they are whole."""
+WHOLE_KINDS: Final = frozenset({"json", "form", "multipart", "lines", "sequence"})
+"""The kinds of bodies that are read when they are whole; events come as long as somebody listens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +134,12 @@ def _located(body: bytes, marked: Marked, media_type: MediaType) -> Sequence[Hit
             return forms.locate(body, marked.pairs)
         case "multipart":
             return multipart.locate(body, media_type.boundary, marked.pairs)
+        case "lines":
+            return records.locate_in_lines(body, marked.locator)
+        case "sequence":
+            return records.locate_in_sequence(body, marked.locator)
+        case "events":
+            return records.locate_in_events(body, marked.locator, media_type.plain)
     raise UnreadableForm
 
 

@@ -39,6 +39,8 @@ class MediaType:
 
     kind: Kind
     boundary: bytes = b""
+    plain: frozenset[bytes] = frozenset()
+    """The data of events that are no JSON and may pass."""
 
 
 _NOTHING_SAID: Final = MediaType("json")

@@ -12,6 +12,7 @@ from secmiddleware.fields.head_values import MarkedHead
 from secmiddleware.fields.limits import Limits
 from secmiddleware.fields.requests import RequestFlow
 from secmiddleware.fields.responses import ResponseFlow
+from secmiddleware.fields.streams import RequestByKind, ResponseByKind
 from secmiddleware.fields.values import FieldRule, PlaceRule
 
 __all__ = ["FieldRule", "PlaceRule", "Plan"]
@@ -59,12 +60,17 @@ class Plan:
         marked = (self._request, self._response, self._request_head, self._response_head)
         return any(one is not None for one in marked)
 
-    def request_flow(self, exchange: Exchange) -> Flow:
-        """What happens to the request on its way to the app."""
-        flow = PASSIVE if self._response is None else UNCONDITIONAL
+    def request_flow(self, exchange: Exchange, *, streams: bool = False) -> Flow:
+        """What happens to the request on its way to the app.
+
+        `streams`: the app can take a body whose length nobody knows, and take it record by record.
+        """
+        flow: Flow = PASSIVE if self._response is None else UNCONDITIONAL
         if self._request is not None:
-            marked_back = self._response is not None
-            flow = RequestFlow(exchange, self._request, self._limits, response_marked=marked_back)
+            marked, back = self._request, self._response is not None
+            flow = RequestFlow(exchange, marked, self._limits, response_marked=back)
+            if streams:
+                flow = RequestByKind(exchange, flow, marked, self._limits, response_marked=back)
         return flow if self._request_head is None else HeadFlow(exchange, self._request_head, flow)
 
     def response_flow(self, exchange: Exchange, method: str) -> Flow:
@@ -72,9 +78,11 @@ class Plan:
 
         `method` is the request's.
         """
-        flow = PASSIVE
-        if self._response is not None or exchange.opened:
-            flow = ResponseFlow(exchange, method, self._response, self._limits, private=self.private)
+        flow: Flow = PASSIVE
+        if self._response is not None or exchange.opened or exchange.streaming:
+            marked, limits, private = self._response, self._limits, self.private
+            flow = ResponseFlow(exchange, method, marked, limits, private=private)
+            flow = ResponseByKind(exchange, method, flow, marked, limits, private=private)
         if self._response_head is None:
             return flow
         return HeadFlow(exchange, self._response_head, flow, private=self.private)
