@@ -19,7 +19,7 @@ from typing import Any, Final
 from secmiddleware.asgi_lifespan import Lifespan, nothing
 from secmiddleware.asgi_websocket import Socket, deny
 from secmiddleware.engine import Admission, seen_by_the_app
-from secmiddleware.errors import SecMiddlewareError
+from secmiddleware.errors import BrokenOffError, SecMiddlewareError
 from secmiddleware.fields.flows import Flow
 from secmiddleware.identity.presentation import hands_over
 from secmiddleware.messages import (
@@ -134,6 +134,8 @@ class SecMiddleware:
                 await answer.refuse(verdict)
             else:
                 await self._admitted(verdict, scope, receive, answer, head)
+        except BrokenOffError:
+            raise  # the refusal says why
         except Exception as raised:
             error = f"{type(raised).__module__}.{type(raised).__qualname__}"
             raise
@@ -156,8 +158,9 @@ class SecMiddleware:
         observation = answer.observation
         show(scope, admission.identity, admission.claims, admission.unaccepted)
         head, hear = observation.head, answer.receive
+        upload: _Upload | None = None
         if not admission.request.passive:
-            upload = _Upload(admission.request, answer.receive, observation, self._offload)
+            upload = _Upload(admission.streamed(), answer.receive, observation, self._offload)
             rewritten = await upload.begin(head)
             if isinstance(rewritten, Refusal):
                 await answer.refuse(rewritten)
@@ -169,7 +172,8 @@ class SecMiddleware:
         send = answer.watched if observation.watches else answer.send
         with observation.active():
             if not flow.passive:
-                await _Download(flow, answer, observation, self._offload).drive(self.app, scope, hear)
+                download = _Download(flow, answer, observation, self._offload, upload)
+                await download.drive(self.app, scope, hear)
             elif head.protocol == "websocket":
                 await self._connected(admission, scope, receive, send, answer, came)
             else:
@@ -246,6 +250,8 @@ class _Upload:
         self._observation = observation
         self._pending: deque[Event] = deque()
         self._ended = False
+        self.refusal: Refusal | None = None
+        """Why the body broke off after its head had gone to the app."""
 
     async def begin(self, head: RequestHead) -> RequestHead | Refusal:
         """The head for the app, as soon as the flow lets it go; or why it does not."""
@@ -264,6 +270,8 @@ class _Upload:
                 return await self._receive()
             case Body(data, more):
                 return {"type": "http.request", "body": data, "more_body": more}
+            case Refusal() as refusal:
+                self.refusal = refusal
         return {"type": "http.disconnect"}
 
     async def _next(self) -> Event | None:
@@ -343,13 +351,25 @@ class _Answer:
 class _Download:
     """Drives the response flow with what the app sends."""
 
-    def __init__(self, flow: Flow, answer: _Answer, observation: Observation, offload: int) -> None:
+    def __init__(
+        self,
+        flow: Flow,
+        answer: _Answer,
+        observation: Observation,
+        offload: int,
+        upload: _Upload | None = None,
+    ) -> None:
+        """`upload` is the request that may still be on its way to the app."""
         self._flow = flow
         self._offload = offload
         self._answer = answer
         self._observation = observation
+        self._upload = upload
         self._started = False
+        self._begun = False
+        """Whether anything has left."""
         self._ended = False
+        self._broken: BrokenOffError | None = None
 
     async def drive(self, app: App, scope: Scope, receive: Receive) -> None:
         """Call the app. A response that it leaves unfinished is none, also where it raises."""
@@ -358,19 +378,36 @@ class _Download:
         try:
             await app(scope, receive, self._send)
         except Exception:
-            await self._break_off()
-            raise
+            # Some apps make another error of ours, which says that nobody is there any more.
+            if self._broken is None and not await self._break_off():
+                raise
         await self._break_off()
+        if self._broken is not None:
+            raise self._broken
 
-    async def _break_off(self) -> None:
+    async def _break_off(self) -> bool:
+        """End what the app has not ended. Whether what it raised is what the caller has been told."""
+        told = None if self._upload is None else self._upload.refusal
+        if self._answer.refusal is None:
+            self._answer.refusal = told
         if self._ended or self._answer.gone:
-            return
-        if self._started:
+            return False
+        if told is not None and not self._begun:
+            await self._perform((told,))
+            return True
+        if self._begun:
+            self._ended = True
+            await _finish(self._flow, "response", self._observation, self._offload, complete=False)
+            self._broken = BrokenOffError("the app left its response unfinished")
+        elif self._started:
             await self._end(complete=False)
         else:
             await self._perform((Refusal("internal_error"),))
+        return False
 
     async def _send(self, message: Message) -> None:
+        if self._broken is not None:
+            raise self._broken  # as servers do after a disconnect: nobody is there any more
         if self._ended:
             return  # refused already: what the app still has to say goes nowhere
         match message["type"], self._started:
@@ -385,6 +422,8 @@ class _Download:
                     await self._end(complete=True)
             case kind, _:
                 raise SecMiddlewareError(f"the app sent {kind!r} where the ASGI specification allows no such")
+        if self._broken is not None:
+            raise self._broken
 
     async def _end(self, *, complete: bool) -> None:
         self._ended = True
@@ -395,9 +434,15 @@ class _Download:
         for event in events:
             match event:
                 case Head(ResponseHead() as head):
+                    self._begun = True
                     await self._answer.head(head)
                 case Body(data, more):
                     await self._answer.body(data, more=more)
+                case Refusal() if self._begun:
+                    self._ended = True
+                    self._answer.refusal = event
+                    self._broken = BrokenOffError(f"the response was broken off: {event.code}")
+                    return
                 case Refusal():
                     self._ended = True
                     await self._answer.refuse(event)

@@ -113,6 +113,11 @@ class Admission:
     unaccepted: Unaccepted | None = None
     """What was presented in vain, where the settings let its bearer in as nobody."""
 
+    def streamed(self) -> Flow:
+        """`request` for an app that takes a body of unknown length, record by record; one or the other."""
+        flow = self.plan.request_flow(self.exchange, streams=True)
+        return Bodiless(flow) if isinstance(self.request, Bodiless) else flow
+
     def respond(self, method: str) -> Flow:
         """What happens to the response; to be asked for when the request flow has ended, not before.
 

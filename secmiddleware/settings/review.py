@@ -75,6 +75,16 @@ def _service(settings: Settings) -> Iterator[Note]:
         message = f"is less than the {service.max_body} bytes of one body that max_body allows"
         hint = "make it many times as large: it is what all bodies that are held at once may have"
         yield Mistake(("service", "max_held"), message, hint), (("service", "max_body"),)
+    if service.max_held < service.max_line:
+        message = f"is more than the {service.max_held} bytes of all bodies that max_held allows"
+        hint = "a line is held until it ends: make it smaller, or max_held larger"
+        yield Mistake(("service", "max_line"), message, hint), (("service", "max_held"),)
+    for index, text in enumerate(service.plain_events):
+        if "\r" in text or not text.strip():
+            message = (
+                "is no data that an event could have" if text.strip() else "is blank, which passes anyway"
+            )
+            yield Mistake(("service", "plain_events", index), message, "take it out"), ()
     if "offload" not in service.model_fields_set:
         return
     if service.offload < _LEAST_OFFLOAD:
