@@ -49,6 +49,8 @@ _MOST_TOLD: Final = 20
 
 _OVER_TLS: Final = ("https", "wss")
 
+_STAGES: Final[tuple[Stage, Stage]] = ("request", "response")
+
 _SWITCHING_PROTOCOLS: Final = 101  # RFC 9110 §15.2.2: what a websocket begins with
 
 
@@ -189,16 +191,21 @@ class SecMiddleware:
         came: RequestHead,
     ) -> None:
         manager = self._manager
-        if manager is None or manager.settings.mtls.recheck is None:
+        frames = admission.frames()
+        if manager is None or (manager.settings.mtls.recheck is None and frames is None):
             await self.app(scope, receive, send)
             return
         # The head that came, and not what is left of it for the app: a proxy's word stands in its headers.
         judge, recheck = partial(manager.admit, came), manager.settings.mtls.recheck
-        socket = Socket(receive, send, judge=judge, recheck=recheck, deny=answer.deny)
+        socket = Socket(receive, send, judge=judge, recheck=recheck, deny=answer.deny, frames=frames)
         try:
             await socket.drive(self.app, scope, admission)
         finally:
             answer.refusal = socket.refusal
+            if frames is not None:
+                now_ns = time.time_ns()
+                for stage, report in zip(_STAGES, frames.reports, strict=True):
+                    answer.observation.stage(stage, now_ns, now_ns, report)
 
     def _judge_silence(self, manager: SecurityManager, scope: Scope, receive: Receive, send: Send) -> None:
         """Tell of a server that says nothing about client certificates; refuse one that never does."""

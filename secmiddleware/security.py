@@ -529,10 +529,11 @@ def _place_rules(rule: FieldRule, place: MarkedPlace, settings: Settings) -> Ite
     _, name, _, index = place.key
     said = settings.fields[str(name)].places[int(index)]
     request, response = (tuple(one.mark for one in way) for way in (place.request, place.response))
+    ways = said.required, said.already_sealed, said.websocket
     if request == response:
-        yield PlaceRule(rule, request, said.request, said.response, said.required, said.already_sealed)
+        yield PlaceRule(rule, request, said.request, said.response, *ways)
         return
     if request:
-        yield PlaceRule(rule, request, said.request, "pass", said.required, said.already_sealed)
+        yield PlaceRule(rule, request, said.request, "pass", *ways)
     if response:
-        yield PlaceRule(rule, response, response=said.response, already_sealed=said.already_sealed)
+        yield PlaceRule(rule, response, "pass", said.response, False, *ways[1:])  # noqa: FBT003  (required)

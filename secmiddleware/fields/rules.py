@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from secmiddleware.fields.bodies import Marked
 from secmiddleware.fields.flows import PASSIVE, UNCONDITIONAL, Exchange, Flow
+from secmiddleware.fields.frames import Frames
 from secmiddleware.fields.head_flow import HeadFlow
 from secmiddleware.fields.head_values import MarkedHead
 from secmiddleware.fields.limits import Limits
@@ -29,6 +30,8 @@ class Plan:
     _limits: Limits
     private: bool
     """Whether a response depends on its caller: it has plaintext for some, or tokens bound to one."""
+    sockets: bool
+    """Whether a websocket may be let in: its messages are rewritten by all places, and its head by none."""
 
     @classmethod
     def compile(cls, places: Sequence[PlaceRule], limits: Limits) -> Plan:
@@ -52,6 +55,7 @@ class Plan:
             MarkedHead.of(outward),
             limits,
             private=any(place.response == "decrypt" or place.field.is_for_one_caller for place in outward),
+            sockets=all(place.websocket for place in places) and MarkedHead.of(places) is None,
         )
 
     @property
@@ -59,6 +63,10 @@ class Plan:
         """Whether any message is rewritten."""
         marked = (self._request, self._response, self._request_head, self._response_head)
         return any(one is not None for one in marked)
+
+    def frames(self, exchange: Exchange) -> Frames:
+        """What happens to the messages of a websocket."""
+        return Frames(exchange, self._request, self._response, self._limits)
 
     def request_flow(self, exchange: Exchange, *, streams: bool = False) -> Flow:
         """What happens to the request on its way to the app.

@@ -93,6 +93,8 @@ class PlaceRule:
     """Whether a request needs a value at each of the marks."""
     already_sealed: AlreadySealed = "refuse"
     """What becomes of a token that stands where a value is to be sealed."""
+    websocket: bool = False
+    """Whether the messages of websockets are rewritten, too."""
 
     def __post_init__(self) -> None:
         shown = self.request == "decrypt" or self.response == "encrypt"

@@ -400,6 +400,10 @@ class PlaceSettings(Section):
         description="What becomes of a token where a value is to be encrypted; skip: it goes on as it is, if "
         "it opens.",
     )
+    websocket: bool = Field(
+        default=False,
+        description="Whether the text messages of a websocket are rewritten too; else there is none here.",
+    )
 
 
 class JweSettings(Section):
