@@ -120,34 +120,23 @@ _LEADING_EOL: Final = re.compile(_EOL)
 class Events(_Buffer):
     """Units that end with a blank line."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._after_cr = False
-
     def feed(self, chunk: bytes) -> list[bytes]:
         """The units that end with this chunk."""
         self._bytes += chunk
         units = []
         while self._bytes:
-            begin = self._begin()
+            # A first LF may be that of a CR LF whose CR has gone already: no line ends with it, for certain.
+            begin = 1 if self._bytes.startswith(b"\n") else 0
             found = _LEADING_EOL.match(self._bytes, begin)
             if found is None:
                 found = _BLANK_LINE.search(self._bytes, max(self._searched - 3, begin))
             if found is None:
                 self._searched = len(self._bytes)
-                if begin and begin == len(self._bytes):
-                    units.append(self._unit(begin))
+                if begin == len(self._bytes):
+                    units.append(self._take(begin))
                 break
-            units.append(self._unit(found.end()))
+            units.append(self._take(found.end()))
         return units
-
-    def _begin(self) -> int:
-        """Where the unit itself begins: behind the LF of a CR LF whose CR has gone already."""
-        return 1 if self._after_cr and self._bytes.startswith(b"\n") else 0
-
-    def _unit(self, end: int) -> bytes:
-        self._after_cr = end == len(self._bytes) and self._bytes.endswith(b"\r")
-        return self._take(end)
 
 
 def splitter_for(kind: RecordKind) -> Splitter:
