@@ -449,6 +449,8 @@ class _Download:
                     self._ended = True
                     self._answer.refusal = event
                     self._broken = BrokenOffError(f"the response was broken off: {event.code}")
+                    now_ns = time.time_ns()
+                    self._observation.stage("response", now_ns, now_ns, self._flow.report)
                     return
                 case Refusal():
                     self._ended = True

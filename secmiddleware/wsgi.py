@@ -411,6 +411,7 @@ class _Download:
                     self.ended = True
                     self._exchange.break_off(event)
                     self.broken = BrokenOffError(f"the response was broken off: {event.code}")
+                    finish(self._flow, "response", self._exchange.observation, complete=False)
                     return
                 case Refusal():
                     self.ended = True

@@ -87,15 +87,23 @@ class LeakGuard:
         return self._found(_BETWEEN.join(pieces)) if self._looks() else None
 
     def found_in_next(self, pieces: Iterable[bytes]) -> str | None:
-        """The same for pieces of a stream, also where a value began in pieces that were looked at before."""
-        text = self._tail + _BETWEEN.join(pieces)
-        self._tail = text[-_TAIL:]
-        return self._found(text) if self._looks() else None
+        """The same for the next unit of a stream, which ends with a line, and for what lies over its edge."""
+        text = _BETWEEN.join(pieces)
+        before, self._tail = self._tail, (self._tail + text)[-_TAIL:]
+        if not self._looks():
+            return None
+        # Nothing but a value of several lines lies over the end of one.
+        return self._found(before + text if self._has_beginnings else text)
+
+    @property
+    def _has_beginnings(self) -> bool:
+        older = self._older
+        return bool(self._needles.beginnings) or (older is not None and bool(older.beginnings))
 
     @property
     def may_have_begun(self) -> bool:
         """Whether the stream so far ends in the middle of a value that has several lines."""
-        if not self._looks():
+        if not self._looks() or not self._has_beginnings:
             return False
         readings = tuple(_readings(self._tail))
         return any(

@@ -62,11 +62,6 @@ def media_type_of(headers: Headers) -> MediaType:
     return read_media_type(types.pop()) if types else _NOTHING_SAID
 
 
-def kind_of_body(headers: Headers) -> Kind:
-    """The kind of a body, as `media_type_of` has it."""
-    return media_type_of(headers).kind
-
-
 def read_media_type(value: bytes) -> MediaType:
     """What one value of a Content-Type says."""
     media_type = _MEDIA_TYPE.match(value)
