@@ -109,7 +109,7 @@ def test_codings_are_told_in_their_order_less_identity():
 
 def test_types_that_differ_are_ambiguous_and_repeated_ones_are_not():
     with pytest.raises(AmbiguousHeader, match="content-type"):
-        kind_of_body(typed(b"application/json", b"application/json;charset=utf-8"))
+        media_type_of(typed(b"application/json", b"application/json;charset=utf-8"))
     assert media_type_of(typed(b"application/json", b" application/json")).kind == "json"
 
 
