@@ -103,7 +103,7 @@ def rewrite(
         return Refusal(unreadable, None if form.mark is None else marked.places[form.mark][1])
     except TooManyHits:
         return Refusal("payload_too_large" if unreadable == "payload_malformed" else unreadable, _MARKED_KEY)
-    if (missing := marked.missing(hits)) is not None:
+    if (missing := _missing(body, marked, hits, media_type)) is not None:
         return missing
     values: list[bytes] = []
     changed = False
@@ -134,13 +134,22 @@ def _located(body: bytes, marked: Marked, media_type: MediaType) -> Sequence[Hit
             return forms.locate(body, marked.pairs)
         case "multipart":
             return multipart.locate(body, media_type.boundary, marked.pairs)
-        case "lines":
-            return records.locate_in_lines(body, marked.locator)
-        case "sequence":
-            return records.locate_in_sequence(body, marked.locator)
+        case "lines" | "sequence" as kind:
+            return records.locate_in_texts(body, kind, marked.locator)
         case "events":
             return records.locate_in_events(body, marked.locator, media_type.plain)
     raise UnreadableForm
+
+
+def _missing(body: bytes, marked: Marked, hits: Sequence[Hit], media_type: MediaType) -> Refusal | None:
+    """Why the body may not go on: a required mark has no value, in one of its records where it has such."""
+    if not marked.required or media_type.kind not in ("lines", "sequence"):
+        return marked.missing(hits)
+    within = (
+        marked.missing([hit for hit in hits if start <= hit.start < end])
+        for start, end in records.texts_of(body, media_type.kind)
+    )
+    return next((missing for missing in within if missing is not None), None)
 
 
 def _written(

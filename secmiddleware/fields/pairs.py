@@ -8,7 +8,6 @@ that a mark could select; a part that is JSON has.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, Protocol
 
@@ -47,11 +46,10 @@ class Writing(Protocol):
         """What stands for a raw JSON value. Raises Unwritable."""
 
 
-@dataclass(frozen=True, slots=True)
-class Spot(Hit):
+class Spot(Hit, frozen=True, gc=False):
     """A marked value that is not written as JSON is."""
 
-    writing: Writing = field(compare=False)
+    writing: Writing
 
 
 def json_of_text(text: bytes) -> bytes:

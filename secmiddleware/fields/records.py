@@ -164,45 +164,32 @@ class _OnOneLine:
 _ON_ONE_LINE: Final = _OnOneLine()
 
 
-def locate_in_lines(body: bytes, locator: Locator) -> list[Hit]:
-    """Every marked value of lines, each of which is a JSON text or blank.
-
-    Raises UnreadableJSON, TooManyHits.
-    """
-    hits: list[Hit] = []
+def texts_of(body: bytes, kind: Literal["lines", "sequence"]) -> Iterator[tuple[int, int]]:
+    """Where each text of lines or of a sequence begins and ends; blank ones are none."""
+    separator = b"\n" if kind == "lines" else _RS
     start = 0
     while start < len(body):
-        end = body.find(b"\n", start) + 1 or len(body)
-        hits += _in_text(body, start, end, locator)
-        start = end
-        if len(hits) > MAX_HITS:
-            raise TooManyHits
-    return hits
-
-
-def locate_in_sequence(body: bytes, locator: Locator) -> list[Hit]:
-    """Every marked value of a sequence. What stands before the first separator must be blank.
-
-    Raises UnreadableJSON, TooManyHits.
-    """
-    hits: list[Hit] = []
-    start, end = 0, body.find(_RS)
-    if body[: end if end >= 0 else len(body)].strip(_SPACE):
-        raise UnreadableJSON
-    while end >= 0:
+        end = body.find(separator, start)
+        end = end if end >= 0 else len(body)
+        if body[start:end].strip(_SPACE):
+            yield start, end
         start = end + 1
-        end = body.find(_RS, start)
-        hits += _in_text(body, start, end if end >= 0 else len(body), locator)
+
+
+def locate_in_texts(body: bytes, kind: Literal["lines", "sequence"], locator: Locator) -> list[Hit]:
+    """Every marked value of lines or of a sequence, each of which is a JSON text or blank.
+
+    Raises UnreadableJSON, also for a text before the first separator of a sequence; TooManyHits.
+    """
+    if kind == "sequence" and body.partition(_RS)[0].strip(_SPACE):
+        raise UnreadableJSON
+    hits: list[Hit] = []
+    for start, end in texts_of(body, kind):
+        found = locator.locate(body[start:end])
+        hits += (Spot(start + hit.start, start + hit.end, hit.mark, _ON_ONE_LINE) for hit in found)
         if len(hits) > MAX_HITS:
             raise TooManyHits
     return hits
-
-
-def _in_text(body: bytes, start: int, end: int, locator: Locator) -> Iterator[Spot]:
-    text = body[start:end]
-    if text.strip(_SPACE):
-        for hit in locator.locate(text):
-            yield Spot(start + hit.start, start + hit.end, hit.mark, _ON_ONE_LINE)
 
 
 _LINE: Final = re.compile(rb"([^\r\n]*+)(" + _EOL + rb"|\Z)")

@@ -9,6 +9,8 @@ from fields.form_readers import READERS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from secmiddleware.messages import Refusal
+
 FORM = ((b"content-type", b"application/x-www-form-urlencoded"),)
 
 
@@ -97,7 +99,9 @@ def test_a_token_that_is_spelled_in_escapes_opens():
 
 def test_a_token_in_its_place_stays_as_it_was_spelled():
     body = b"ssn=" + token('"x"').replace(b".", b"%2e")
-    assert request(encrypt("$.ssn"), body, headers=FORM).body is body
+    assert request(encrypt("$.ssn"), body, headers=FORM).refusal == Refusal("field_missing", "$.ssn")
+    places = [place("$.ssn", request="encrypt", already_sealed="skip")]
+    assert request(places, body, headers=FORM).body is body
 
 
 @pytest.mark.parametrize(

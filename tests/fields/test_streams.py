@@ -12,6 +12,7 @@ from fields.flowing import (
     exchange,
     having_opened,
     place,
+    request,
     seal,
     unseal,
     unsealed,
@@ -26,8 +27,7 @@ from secmiddleware.fields.marks import Mark
 from secmiddleware.fields.records import (
     data_of_events,
     locate_in_events,
-    locate_in_lines,
-    locate_in_sequence,
+    locate_in_texts,
     splitter_for,
 )
 from secmiddleware.fields.rules import Plan
@@ -179,11 +179,8 @@ def test_the_units_of_a_stream_are_all_of_it_in_any_pieces(stream, data):
 
 
 def located(kind, body):
-    match kind:
-        case "lines":
-            return locate_in_lines(body, MARKS)
-        case "sequence":
-            return locate_in_sequence(body, MARKS)
+    if kind != "events":
+        return locate_in_texts(body, kind, MARKS)
     return locate_in_events(body, MARKS, frozenset({b"[DONE]"}))
 
 
@@ -351,6 +348,17 @@ def test_an_upload_with_a_digest_is_held_until_it_can_be_told():
 def test_a_stream_without_a_record_is_empty():
     for kind in TYPES:
         assert outcome_of(streamed(SEAL, kind), []).body == b""
+
+
+def test_what_is_required_is_required_of_each_record():
+    needs = [place("$.ssn", request="decrypt", required=True)]
+    good, bad = b'\n{"ssn":%b}\n' % seal("1"), b'{"x":1}\n'
+    flow = uploaded(needs)
+    assert data_in(flow.feed(good)) == b'\n{"ssn":1}\n'
+    assert list(flow.feed(bad)) == [Refusal("field_missing", "$.ssn")]
+    held = request(needs, good, bad, headers=((b"content-type", TYPES["lines"]),))
+    assert held.refusal == Refusal("field_missing", "$.ssn")
+    assert request(needs, good, good, headers=((b"content-type", TYPES["lines"]),)).refusal is None
 
 
 # --- Fresh keys and a clock that moves.
