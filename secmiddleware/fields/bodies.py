@@ -17,7 +17,7 @@ from secmiddleware.fields.json_rewriting import Hit, Locator, TooManyHits, splic
 from secmiddleware.fields.limits import Limits
 from secmiddleware.fields.marks import Mark
 from secmiddleware.fields.media_types import MediaType
-from secmiddleware.fields.pairs import PairMarks, Spot, UnreadableForm, Unwritable
+from secmiddleware.fields.pairs import PairMarks, Spot, TooManyPairs, UnreadableForm, Unwritable
 from secmiddleware.fields.values import PlaceRule
 from secmiddleware.messages import Refusal
 
@@ -101,8 +101,9 @@ def rewrite(
         return Refusal(unreadable)
     except UnreadableForm as form:
         return Refusal(unreadable, None if form.mark is None else marked.places[form.mark][1])
-    except TooManyHits:
-        return Refusal("payload_too_large" if unreadable == "payload_malformed" else unreadable, _MARKED_KEY)
+    except TooManyHits as many:
+        where = "fields" if isinstance(many, TooManyPairs) else _MARKED_KEY
+        return Refusal("payload_too_large" if unreadable == "payload_malformed" else unreadable, where)
     if (missing := _missing(body, marked, hits, media_type)) is not None:
         return missing
     values: list[bytes] = []

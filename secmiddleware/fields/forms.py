@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote_plus, unquote_plus
 
-from secmiddleware.fields.json_rewriting import TooManyHits
 from secmiddleware.fields.pairs import (
     MAX_PAIRS,
     PairMarks,
     Spot,
+    TooManyPairs,
     UnreadableForm,
     json_of_text,
     text_of_json,
@@ -49,10 +49,10 @@ def locate(body: bytes, marks: PairMarks) -> list[Spot]:
 
     Raises:
         UnreadableForm: it cannot be read in one way only.
-        TooManyHits: it has more than MAX_PAIRS pairs.
+        TooManyPairs: it has more than MAX_PAIRS pairs.
     """
     if body.count(b"&") >= MAX_PAIRS:
-        raise TooManyHits
+        raise TooManyPairs
     if b";" in body or _JSON.match(body) is not None:
         raise UnreadableForm
     spots: list[Spot] = []

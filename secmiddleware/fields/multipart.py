@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from secmiddleware.fields.json_reading import UnreadableJSON
-from secmiddleware.fields.json_rewriting import Hit, TooManyHits
+from secmiddleware.fields.json_rewriting import Hit
 from secmiddleware.fields.media_types import is_plain_text, read_media_type
 from secmiddleware.fields.pairs import (
     MAX_PAIRS,
     PairMarks,
     Selection,
     Spot,
+    TooManyPairs,
     UnreadableForm,
     json_of_text,
     text_of_json,
@@ -88,7 +89,7 @@ def locate(body: bytes, boundary: bytes, marks: PairMarks) -> list[Spot]:
     Raises:
         UnreadableForm: it cannot be read in one way only, or a part with a mark is a file, or of a type or
             encoding that is not read.
-        TooManyHits: it has more than MAX_PAIRS parts.
+        TooManyPairs: it has more than MAX_PAIRS parts.
     """
     spots: list[Spot] = []
     counts: Counter[str] = Counter()
@@ -144,7 +145,7 @@ def _encapsulated(body: bytes, delimiter: bytes) -> Iterator[tuple[int, int]]:
         if not body.startswith(_CRLF, behind) or at < 0 or body[at - 2 : at] != _CRLF:
             raise UnreadableForm
         yield behind + 2, at - 2
-    raise TooManyHits
+    raise TooManyPairs
 
 
 def _part(body: bytes, start: int, end: int) -> _Part:

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import msgspec
 
 from secmiddleware.fields.json_reading import BOM, UnreadableJSON, text_of_string
-from secmiddleware.fields.json_rewriting import Hit, Locator
+from secmiddleware.fields.json_rewriting import Hit, Locator, TooManyHits
 from secmiddleware.fields.marks import Descend, Each, Index, Mark, Name, Step, advances
 
 MAX_PAIRS: Final = 1 << 14
@@ -30,6 +30,10 @@ class UnreadableForm(ValueError):  # noqa: N818  (a fact about a body, for whoev
     def __init__(self, mark: int | None = None) -> None:
         super().__init__()
         self.mark = mark
+
+
+class TooManyPairs(TooManyHits):
+    """A form with more than MAX_PAIRS pairs or parts, marked or not."""
 
 
 class Unwritable(ValueError):  # noqa: N818  (a fact about a value, for whoever must refuse it)
