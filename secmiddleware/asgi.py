@@ -26,9 +26,11 @@ from secmiddleware.messages import (
     Body,
     Event,
     Head,
+    Headers,
     Refusal,
     RequestHead,
     ResponseHead,
+    Trailers,
 )
 from secmiddleware.scopes import App, Message, Receive, Scope, Send, head_of, route_of, show
 from secmiddleware.security import SecurityManager
@@ -41,8 +43,9 @@ logger = logging.getLogger("secmiddleware.asgi")
 
 _APPLIED_KEY: Final = "secmiddleware.applied"
 
-# Extensions may carry a response past `send`: of a held one, the app is offered none but this.
-_HARMLESS_EXTENSION: Final = "tls"
+# Extensions may carry a response past `send`: of a held one, the app is offered none but these.
+_TRAILERS: Final = "http.response.trailers"
+_HARMLESS_EXTENSIONS: Final = ("tls", _TRAILERS)
 
 # Different things that a shell tells of; what goes wrong anew with each request is not told for ever.
 _MOST_TOLD: Final = 20
@@ -247,6 +250,10 @@ async def _finish(
     return events
 
 
+def _lower(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    return tuple((bytes(name).lower(), bytes(value)) for name, value in headers)
+
+
 class _Upload:
     """Drives the request flow with what the server receives."""
 
@@ -328,15 +335,19 @@ class _Answer:
                 self.status = _SWITCHING_PROTOCOLS
         await self.send(message)
 
-    async def head(self, head: ResponseHead) -> None:
-        """Send a response's head."""
+    async def head(self, head: ResponseHead, *, trailers: bool = False) -> None:
+        """Send a response's head; `trailers` says that there will be some."""
         self.status = head.status
-        start = "http.response.start"
-        await self.send({"type": start, "status": head.status, "headers": list(head.headers)})
+        start = {"type": "http.response.start", "status": head.status, "headers": list(head.headers)}
+        await self.send(start | {"trailers": True} if trailers else start)
 
     async def body(self, data: bytes, *, more: bool) -> None:
         """Send a piece of its body."""
         await self.send({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def trailers(self, headers: Headers) -> None:
+        """Send all its trailers."""
+        await self.send({"type": _TRAILERS, "headers": list(headers), "more_trailers": False})
 
     async def refuse(self, refusal: Refusal) -> None:
         """Send the problem in place of a response, or of a websocket's acceptance."""
@@ -377,11 +388,14 @@ class _Download:
         """Whether anything has left."""
         self._ended = False
         self._broken: BrokenOffError | None = None
+        self._trailing = False
+        """Whether the app has said that trailers come: then the body's end is not yet the response's."""
+        self._body_ended = False
 
     async def drive(self, app: App, scope: Scope, receive: Receive) -> None:
         """Call the app. A response that it leaves unfinished is none, also where it raises."""
         extensions = scope.get("extensions") or {}
-        scope["extensions"] = {name: extensions[name] for name in extensions if name == _HARMLESS_EXTENSION}
+        scope["extensions"] = {name: extensions[name] for name in extensions if name in _HARMLESS_EXTENSIONS}
         try:
             await app(scope, receive, self._send)
         except Exception:
@@ -420,12 +434,17 @@ class _Download:
         match message["type"], self._started:
             case "http.response.start", False:
                 self._started = True
-                headers = message.get("headers", ())
-                lower = tuple((bytes(name).lower(), bytes(value)) for name, value in headers)
-                await self._perform(self._flow.start(ResponseHead(message["status"], lower)))
-            case "http.response.body", True:
+                self._trailing = message.get("trailers", False)
+                head = ResponseHead(message["status"], _lower(message.get("headers", ())))
+                await self._perform(self._flow.start(head))
+            case "http.response.body", True if not self._body_ended:
                 await self._perform(self._flow.feed(message.get("body", b"")))
-                if not self._ended and not message.get("more_body", False):
+                self._body_ended = not message.get("more_body", False)
+                if not self._ended and self._body_ended and not self._trailing:
+                    await self._end(complete=True)
+            case "http.response.trailers", True if self._body_ended:
+                self._flow.trail(_lower(message.get("headers", ())))
+                if not message.get("more_trailers", False):
                     await self._end(complete=True)
             case kind, _:
                 raise SecMiddlewareError(f"the app sent {kind!r} where the ASGI specification allows no such")
@@ -435,24 +454,30 @@ class _Download:
     async def _end(self, *, complete: bool) -> None:
         self._ended = True
         events = await _finish(self._flow, "response", self._observation, self._offload, complete=complete)
-        await self._perform(events)
+        if await self._perform(events) and self._trailing:
+            await self._answer.trailers(())  # the head has promised some
 
-    async def _perform(self, events: Iterable[Event]) -> None:
+    async def _perform(self, events: Iterable[Event]) -> bool:
+        """Whether the response goes on: no event has refused it."""
         for event in events:
             match event:
                 case Head(ResponseHead() as head):
                     self._begun = True
-                    await self._answer.head(head)
+                    await self._answer.head(head, trailers=self._trailing)
                 case Body(data, more):
                     await self._answer.body(data, more=more)
+                case Trailers(headers):
+                    self._trailing = False
+                    await self._answer.trailers(headers)
                 case Refusal() if self._begun:
                     self._ended = True
                     self._answer.refusal = event
                     self._broken = BrokenOffError(f"the response was broken off: {event.code}")
                     now_ns = time.time_ns()
                     self._observation.stage("response", now_ns, now_ns, self._flow.report)
-                    return
+                    return False
                 case Refusal():
                     self._ended = True
                     await self._answer.refuse(event)
-                    return
+                    return False
+        return True

@@ -358,5 +358,12 @@ class Body:
     more: bool = False
 
 
-Event = Head | Body | Refusal
+@dataclass(frozen=True, slots=True)
+class Trailers:
+    """An event: the trailers that go on behind the body (RFC 9110 §6.5); a message has them once, or not."""
+
+    headers: Headers = field(repr=False)
+
+
+Event = Head | Body | Trailers | Refusal
 Events = Iterator[Event]

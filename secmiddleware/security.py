@@ -30,6 +30,7 @@ from secmiddleware.encryption.manager import EncryptionManager, KeyPolicy, Trans
 from secmiddleware.encryption.uses import FIRST_BLOCK
 from secmiddleware.engine import Admission, Place, Places, Snapshot, admit
 from secmiddleware.errors import ConfigError, Finding
+from secmiddleware.fields.codings import known
 from secmiddleware.fields.limits import HeldBytes, Limits
 from secmiddleware.fields.rules import FieldRule, PlaceRule
 from secmiddleware.identity.bound_tokens import TokenJudge, TokenRules
@@ -520,7 +521,10 @@ def _places(settings: Settings, placed: Sequence[MarkedPlace]) -> Places:
         service.duplicates,
         service.max_line,
         plain,
+        service.max_ratio,
     )
+    if places:
+        known()  # imports what there is for codings now, and not with the first compressed body
     return Places(tuple(places), limits)
 
 

@@ -64,7 +64,7 @@ LOOKS_UP = {("secmiddleware.encryption.manager", "secmiddleware.fields.documents
 
 # Each is imported in one module at most; OpenTelemetry's SDK, which is set up for servers only, apart from
 # its API.
-ONE_DOOR = ("opentelemetry.sdk", "kombu", "redis")
+ONE_DOOR = ("backports.zstd", "brotli", "opentelemetry.sdk", "kombu", "redis")
 API_DOORS = {"secmiddleware.telemetry.opentelemetry", "secmiddleware.telemetry.exporting"}
 # Its signatures, its keys for encryption, its encryption.
 JOSE_DOORS = {
@@ -75,9 +75,9 @@ JOSE_DOORS = {
 
 # Nobody pays for what is not configured.
 OPTIONAL = {
-    "cheroot", "django", "fastapi", "flask", "granian", "gunicorn", "h11", "httptools", "hypercorn",
-    "joserfc", "kombu", "opentelemetry", "redis", "starlette", "uvicorn", "uvloop", "waitress", "watchfiles",
-    "websockets", "werkzeug", "wsproto",
+    "backports", "brotli", "cheroot", "django", "fastapi", "flask", "granian", "gunicorn", "h11", "httptools",
+    "hypercorn", "joserfc", "kombu", "opentelemetry", "redis", "starlette", "uvicorn", "uvloop", "waitress",
+    "watchfiles", "websockets", "werkzeug", "wsproto",
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 from secmiddleware.encryption.document import KID, KeyEntry, KeyState, RingDocument
 from secmiddleware.encryption.fernet import FieldFernet
 from secmiddleware.encryption.jwe import DIRECT, DirectJwe, read_header
+from secmiddleware.encryption.opaque_tags import OpaqueTags, kid_of_tag
 from secmiddleware.encryption.padding import padded, unpadded
 from secmiddleware.encryption.suites import (
     SuiteOne,
@@ -51,7 +52,18 @@ _Cipher = TypeVar("_Cipher")
 class RingKey:
     """The secret of one key with its ciphers, set up once and kept from one snapshot to the next."""
 
-    __slots__ = ("_fernets", "_jwe", "_ring", "_secret", "_sivs", "_suite_2", "kid", "ration", "suite_1")
+    __slots__ = (
+        "_fernets",
+        "_jwe",
+        "_ring",
+        "_secret",
+        "_sivs",
+        "_suite_2",
+        "_tags",
+        "kid",
+        "ration",
+        "suite_1",
+    )
 
     def __init__(self, ring: str, kid: str, secret: bytes, ration: Ration) -> None:
         """`secret` has 32 bytes; `ration` is spent by sealing."""
@@ -65,6 +77,7 @@ class RingKey:
         self._jwe: DirectJwe | None = None
         self._sivs: dict[tuple[str, str, str], SuiteThree] = {}
         self._fernets: dict[tuple[str, str], FieldFernet] = {}
+        self._tags: OpaqueTags | None = None
 
     @property
     def suite_2(self) -> SuiteTwo:
@@ -99,6 +112,14 @@ class RingKey:
             cipher = FieldFernet(self._ring, self._secret, context)
             _keep(self._fernets, name, cipher)
         return cipher
+
+    @property
+    def tags(self) -> OpaqueTags:
+        """The cipher of entity tags, set up when it is first needed."""
+        tags = self._tags
+        if tags is None:
+            tags = self._tags = OpaqueTags(self._ring, self.kid, self._secret)
+        return tags
 
     def __repr__(self) -> str:
         return f"RingKey(kid={self.kid!r})"
@@ -279,6 +300,24 @@ class Keyring:
         if context.format != "deterministic":
             raise ValueError("only deterministic tokens of equal values are equal")
         return tuple(key.suite_3(context).seal(value, context.slots) for key in self._readable(now))
+
+    def seal_tag(self, tag: bytes, bound: bytes, now: datetime) -> bytes | None:
+        """What stands for an app's entity tag outside, without quotes; None where no key may be used now.
+
+        Equal tags that are bound to equal bytes are equal under one key, whatever process seals them.
+        """
+        entry = self.primary(now)
+        key = self._by_kid.get(entry.kid)
+        return None if key is None or entry.distrusted else key.tags.seal(tag, bound)
+
+    def open_tag(self, text: bytes, bound: bytes, now: datetime) -> tuple[bytes, bool] | None:
+        """The app's tag, and whether its key is still the one that seals; None for what is none of ours."""
+        kid = kid_of_tag(text)
+        key = None if kid is None else self._by_kid.get(kid)
+        if key is None or not self._entries[key.kid].readable(now):
+            return None
+        tag = key.tags.open(text, bound)
+        return None if tag is None else (tag, key.kid == self.primary(now).kid)
 
     def _open_fernet(self, token: bytes, context: Context, now: datetime, *, recover: bool) -> bytes:
         check_fernet_spelling(token)

@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from secmiddleware.fields.heads import for_readable_answer, without_conditions
+from secmiddleware.fields.entity_tags import EntityTags
+from secmiddleware.fields.heads import for_readable_answer
 from secmiddleware.fields.values import Exchange, Report
-from secmiddleware.messages import Body, Event, Head, Refusal, RequestHead, ResponseHead
+from secmiddleware.messages import Body, Event, Head, Headers, Refusal, RequestHead, ResponseHead
 
-__all__ = ["PASSIVE", "UNCONDITIONAL", "Bodiless", "Exchange", "Flow", "Report"]
+__all__ = ["PASSIVE", "Bodiless", "Exchange", "Flow", "Report", "Unconditional"]
 
 
 class Flow(Protocol):
@@ -55,6 +56,9 @@ class Flow(Protocol):
     def feed(self, chunk: bytes) -> Iterable[Event]:
         """Takes a piece of the body."""
 
+    def trail(self, trailers: Headers) -> None:
+        """Takes trailers, between the last piece and the end; they come out as an event behind the body."""
+
     def finish(self, complete: bool) -> Iterable[Event]:
         """Takes the end of the message, or the news that it broke off."""
 
@@ -75,25 +79,29 @@ class _Passive:
     def feed(self, chunk: bytes) -> Iterable[Event]:
         return (Body(chunk, more=True),) if chunk else ()
 
+    def trail(self, trailers: Headers) -> None:
+        """No request has any that a server hands over; a passive response's go past us."""
+
     def finish(self, complete: bool) -> Iterable[Event]:
         return (Body(b""),) if complete else (Refusal("payload_malformed"),)
 
 
-class _Unconditional(_Passive):
-    """The flow of a request whose body is not marked but whose response is: only its conditions go."""
+class Unconditional(_Passive):
+    """The flow of a request of which only the response is marked: its head changes, its body streams."""
 
     passive = False
 
+    def __init__(self, tags: EntityTags) -> None:
+        self._tags = tags
+
     def start(self, head: RequestHead | ResponseHead) -> Iterable[Event]:
-        headers = for_readable_answer(without_conditions(head.headers))
+        """Takes the head."""
+        headers = for_readable_answer(self._tags.inward(head.headers))
         return (Head(head if headers is head.headers else replace(head, headers=headers)),)
 
 
 PASSIVE: Final[Flow] = _Passive()
 """The flow of every message that nothing is to be done to."""
-
-UNCONDITIONAL: Final[Flow] = _Unconditional()
-"""The flow of every request of which only the response is marked: its head changes, its body streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +132,10 @@ class Bodiless:
     def feed(self, chunk: bytes) -> Iterable[Event]:
         """Takes a piece of what must be nothing."""
         return (Refusal("payload_malformed"),) if chunk else ()
+
+    def trail(self, trailers: Headers) -> None:
+        """Takes trailers."""
+        self.flow.trail(trailers)
 
     def finish(self, complete: bool) -> Iterable[Event]:
         """Takes the end of the message."""

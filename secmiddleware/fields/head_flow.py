@@ -9,13 +9,13 @@ from secmiddleware.fields.flows import Flow
 from secmiddleware.fields.head_values import MarkedHead
 from secmiddleware.fields.heads import for_one_caller, for_readable_answer
 from secmiddleware.fields.values import Exchange, Report, ValueWork
-from secmiddleware.messages import Event, Refusal, RequestHead, ResponseHead
+from secmiddleware.messages import Event, Headers, Refusal, RequestHead, ResponseHead, Trailers
 
 
 class HeadFlow:
     """Opens or seals what is marked in the head, and has `body` do the rest."""
 
-    __slots__ = ("_body", "_exchange", "_marked", "_private", "_refused", "_work")
+    __slots__ = ("_body", "_exchange", "_marked", "_private", "_refused", "_trailers", "_work")
 
     passive = False
 
@@ -27,6 +27,7 @@ class HeadFlow:
         self._private = private
         self._refused = False
         self._work = ValueWork(exchange)
+        self._trailers: Headers | None = None
 
     @property
     def held(self) -> int:
@@ -51,9 +52,23 @@ class HeadFlow:
         """Takes a piece of the body."""
         return () if self._refused else self._body.feed(chunk)
 
+    def trail(self, trailers: Headers) -> None:
+        """Takes trailers: what is marked in the head is marked there, and where it cannot be, none leave."""
+        rewritten = self._marked.rewrite_response(ResponseHead(200, trailers), self._work.on_response)
+        kept = () if isinstance(rewritten, Refusal) else rewritten.headers
+        if self._body.passive:
+            self._trailers = (self._trailers or ()) + kept
+        else:
+            self._body.trail(kept)
+
     def finish(self, complete: bool) -> Iterable[Event]:
         """Takes the end of the message, or the news that it broke off."""
-        return () if self._refused else self._body.finish(complete)
+        if self._refused:
+            return ()
+        events = self._body.finish(complete)
+        if self._trailers is None or not complete:
+            return events
+        return (*events, Trailers(self._trailers))
 
     def _rewritten(self, head: RequestHead | ResponseHead) -> RequestHead | ResponseHead | Refusal:
         if isinstance(head, ResponseHead):

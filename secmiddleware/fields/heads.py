@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
+from secmiddleware.fields.digests import without_digests
 from secmiddleware.messages import Headers, header_values, without_headers
 
-_DIGESTS: Final = (b"content-digest", b"repr-digest", b"digest", b"content-md5")
 _PARTS: Final = (b"range", b"if-range")
 _LENGTHS: Final = (b"content-length", b"transfer-encoding")
 
 # nginx; Apache and others; lighttpd. Such a file goes past us, as `http.response.pathsend` would.
 _FILES: Final = (b"x-accel-redirect", b"x-sendfile", b"x-lighttpd-send-file")
 
-# What some caches heed before Cache-Control; a CDN's own `…-cdn-cache-control` is found by its ending.
+# What some caches heed before Cache-Control. One's own field, as RFC 9213 has it, ends in this.
 _CACHING: Final = (b"cache-control", b"surrogate-control", b"edge-control", b"x-accel-expires")
-
-# An entity tag in a form that no response of ours has: they have none (RFC 9110 §13.1.1).
-_NEVER_MATCHES: Final = b'"secmiddleware-never"'
+_FOR_ONE_CACHE: Final = b"-cache-control"
 
 
 class AmbiguousHeader(ValueError):  # noqa: N818  (a fact about a head, for whoever must refuse it)
@@ -69,27 +67,22 @@ def without_length(headers: Headers) -> Headers:
     return without_headers(headers, *_LENGTHS)
 
 
+def without_codings(headers: Headers) -> Headers:
+    """The headers of a body that is under no coding any more."""
+    return without_headers(headers, b"content-encoding")
+
+
+def that_vary_by_coding(headers: Headers) -> Headers:
+    """A response's headers, such that caches know that Accept-Encoding has chosen its coding."""
+    named = b",".join(header_values(headers, b"vary")).lower().split(b",")
+    if any(name.strip(b" \t") in (b"accept-encoding", b"*") for name in named):
+        return headers
+    return (*headers, (b"vary", b"Accept-Encoding"))
+
+
 def without_content(headers: Headers) -> Headers:
     """A response's headers, such that they say that its body is empty. Its type stays: WSGI wants one."""
-    return with_length(without_headers(headers, b"content-encoding", *_DIGESTS), 0)
-
-
-def without_digests(headers: Headers) -> Headers:
-    """The headers less what is a digest of the body that was (RFC 9530, RFC 3230, RFC 1864)."""
-    return without_headers(headers, *_DIGESTS)
-
-
-def without_conditions(headers: Headers) -> Headers:
-    """A request's headers, such that the app answers in full, whatever part or version the caller has.
-
-    Validators and ranges over plaintext would tell the caller about it. `If-Match: *` stays; any other entity
-    tag is replaced by one that matches nothing: no caller has got one from us.
-    """
-    kept = without_headers(headers, *_PARTS, b"if-none-match", b"if-modified-since")
-    wanted = header_values(kept, b"if-match")
-    if all(value.strip(b" \t") == b"*" for value in wanted):
-        return headers if len(kept) == len(headers) else kept
-    return tuple((name, _NEVER_MATCHES if name == b"if-match" else value) for name, value in kept)
+    return with_length(without_codings(without_digests(headers)), 0)
 
 
 def for_readable_answer(headers: Headers) -> Headers:
@@ -104,14 +97,12 @@ def for_readable_answer(headers: Headers) -> Headers:
     return headers if len(kept) == len(headers) else kept
 
 
-def without_validators(headers: Headers) -> Headers:
-    """A response's headers less its entity tag (a dictionary oracle over plaintext) and offer of ranges."""
-    return without_headers(headers, b"etag", b"accept-ranges")
+def without_parts(headers: Headers) -> Headers:
+    """A response's headers less its offer of ranges."""
+    return without_headers(headers, b"accept-ranges")
 
 
 def for_one_caller(headers: Headers) -> Headers:
     """A response's headers, such that no cache keeps it for anybody else (RFC 9111 §5.2.2, RFC 9213)."""
-    kept = (
-        pair for pair in headers if pair[0] not in _CACHING and not pair[0].endswith(b"cdn-cache-control")
-    )
+    kept = (pair for pair in headers if pair[0] not in _CACHING and not pair[0].endswith(_FOR_ONE_CACHE))
     return (*kept, (b"cache-control", b"private, no-store"))

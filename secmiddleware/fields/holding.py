@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from secmiddleware.fields.limits import Limits
-from secmiddleware.messages import Event, Refusal
+from secmiddleware.messages import Event, Headers, Refusal
 
 BODY_KEY: Final = "service.max_body"
 HELD_KEY: Final = "service.max_held"
@@ -30,16 +30,21 @@ class Holding:
         if self.held:
             self._limits.held.abandon(self.held)
 
+    def trail(self, trailers: Headers) -> None:
+        """Takes trailers, and lets go of them: servers hand over none of a request."""
+
     def _hold(self, chunk: bytes) -> str | None:
         """Holds the chunk; the key of the limit that the body now goes beyond, None where it is within."""
         # Servers and apps also hand over buffers, which they may fill again; of bytes this is no copy.
         chunk = bytes(chunk)
         self._chunks.append(chunk)
-        self.held += len(chunk)
-        within = self._limits.held.take(len(chunk))
-        if self.held > self._limits.body:
-            return BODY_KEY
-        return None if within else HELD_KEY
+        beyond = self._hold_too(len(chunk))
+        return BODY_KEY if self.held > self._limits.body else beyond
+
+    def _hold_too(self, size: int) -> str | None:
+        """Counts what is held beside the chunks; the key of the limit of all bodies, where it is exceeded."""
+        self.held += size
+        return None if self._limits.held.take(size) else HELD_KEY
 
     def _whole(self) -> bytes:
         """The whole body; where it came in one piece, that very object. It counts as held until `_drop`."""

@@ -19,6 +19,9 @@ DEFAULT_LINE: Final = 1 << 20
 DEFAULT_PLAIN_EVENTS: Final = frozenset({b"[DONE]"})
 """What ends a stream of a language model's, by the custom that OpenAI began."""
 
+DEFAULT_RATIO: Final = 200
+"""A list of ten thousand alike records is a 65th of itself under gzip, a 170th under zstd at its best."""
+
 
 class HeldBytes:
     """The bytes of bodies that a process holds back, counted for all of them together without a lock.
@@ -81,3 +84,5 @@ class Limits:
     """Bytes of the longest record or event of a stream (`[service] max_line`)."""
     plain_events: frozenset[bytes] = DEFAULT_PLAIN_EVENTS
     """The data of events that are no JSON and may pass (`[service] plain_events`)."""
+    ratio: int = DEFAULT_RATIO
+    """How many times its size a coded body may become (`[service] max_ratio`)."""

@@ -7,14 +7,22 @@ from dataclasses import replace
 from typing import Final
 
 from secmiddleware.fields.bodies import JSON, WHOLE_KINDS, Marked, rewrite
+from secmiddleware.fields.codings import (
+    DecodedTooLarge,
+    Undecodable,
+    UnknownCoding,
+    coders_of,
+    decoded,
+)
+from secmiddleware.fields.digests import DigestMismatch, verify_digests, with_digests_of
+from secmiddleware.fields.entity_tags import EntityTags
 from secmiddleware.fields.heads import (
     AmbiguousHeader,
     codings_of,
     declared_length,
     for_readable_answer,
     with_length,
-    without_conditions,
-    without_digests,
+    without_codings,
 )
 from secmiddleware.fields.holding import BODY_KEY, Holding
 from secmiddleware.fields.limits import Limits
@@ -38,21 +46,12 @@ _WITHOUT_CONTENT: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"
 class RequestFlow(Holding):
     """A request with marks: held until it is whole, then its values are opened or sealed for the app."""
 
-    __slots__ = (
-        "_declared",
-        "_exchange",
-        "_head",
-        "_judged",
-        "_marked",
-        "_media_type",
-        "_response_marked",
-        "_work",
-    )
+    __slots__ = ("_declared", "_exchange", "_head", "_judged", "_marked", "_media_type", "_tags", "_work")
 
-    def __init__(self, exchange: Exchange, marked: Marked, limits: Limits, *, response_marked: bool) -> None:
+    def __init__(self, exchange: Exchange, marked: Marked, limits: Limits, tags: EntityTags) -> None:
         super().__init__(limits)
         self._marked = marked
-        self._response_marked = response_marked
+        self._tags = tags
         self._exchange = exchange
         self._work = ValueWork(exchange)
         self._head: RequestHead | ResponseHead | None = None
@@ -98,21 +97,24 @@ class RequestFlow(Holding):
             self._drop()
 
     def _finished(self, head: RequestHead | ResponseHead) -> Iterable[Event]:
-        body = self._whole()
-        headers = head.headers
+        came = self._whole()
+        try:
+            verify_digests(head.headers, came)
+        except DigestMismatch as mismatch:
+            return (Refusal("payload_malformed", str(mismatch)),)
+        body = self._without_codings(came, head.headers)
+        if isinstance(body, Refusal):
+            return (body,)
         if not body and (missing := self._missing(head)) is not None:
             return (missing,)
-        if self._response_marked:
-            headers = without_conditions(headers)
         rewritten = rewrite(body, self._marked, self._work.on_request, "payload_malformed", self._media_type)
         if isinstance(rewritten, Refusal):
             return (rewritten,)
-        if self._response_marked or self._exchange.opened:
-            headers = for_readable_answer(headers)
-        if rewritten.body is not body:
-            headers = without_digests(headers)
-        if not body and self._declared is None and not header_values(headers, b"transfer-encoding"):
-            return _go(head, headers, body)
+        headers = self._headers_for_app(head.headers)
+        if rewritten.body is not came:
+            headers = with_digests_of(without_codings(headers), rewritten.body)
+        if not came and self._declared is None and not header_values(headers, b"transfer-encoding"):
+            return _go(head, headers, came)
         return _go(head, with_length(headers, len(rewritten.body)), rewritten.body)
 
     def _missing(self, head: RequestHead | ResponseHead) -> Refusal | None:
@@ -120,6 +122,29 @@ class RequestFlow(Holding):
         if isinstance(head, RequestHead) and head.method in _WITHOUT_CONTENT:
             return None
         return self._marked.missing(())
+
+    def _without_codings(self, body: bytes, headers: Headers) -> bytes | Refusal:
+        """The body as it is to be read; of none, nothing is asked. The same object under no coding."""
+        codings = codings_of(headers)
+        if not codings or not body:
+            return body
+        try:
+            plain = decoded(body, codings, self._limits)
+        except UnknownCoding:
+            return Refusal("payload_encoding")
+        except Undecodable:
+            return Refusal("payload_malformed", "content-encoding")
+        except DecodedTooLarge as too_large:
+            return Refusal("payload_too_large", str(too_large))
+        beyond = self._hold_too(len(plain))
+        return plain if beyond is None else Refusal("payload_too_large", beyond)
+
+    def _headers_for_app(self, headers: Headers) -> Headers:
+        """The headers as far as they ask for an answer: for one that can be rewritten, or looked through."""
+        headers = self._tags.inward(headers)
+        if self._tags.beside and not self._exchange.opened:
+            return headers
+        return for_readable_answer(headers)
 
     def _judge_kind(self, headers: Headers) -> Iterable[Event]:
         """Refuses a body that could not be read for its marks. An app might read it all the same."""
@@ -130,8 +155,14 @@ class RequestFlow(Holding):
             self._media_type = media_type_of(headers)
         except AmbiguousHeader as ambiguous:
             return self._refuse(Refusal("header_ambiguous", str(ambiguous)))
-        readable = self._media_type.kind in WHOLE_KINDS and not codings_of(headers)
-        return () if readable else self._refuse(Refusal("payload_encoding"))
+        # RFC 9110 §14.5: whoever takes a part for the whole, as apps do, stores the part.
+        if header_values(headers, b"content-range"):
+            return self._refuse(Refusal("payload_malformed", "content-range"))
+        try:
+            coders_of(codings_of(headers))
+        except UnknownCoding:
+            return self._refuse(Refusal("payload_encoding"))
+        return () if self._media_type.kind in WHOLE_KINDS else self._refuse(Refusal("payload_encoding"))
 
 
 def _go(head: RequestHead | ResponseHead, headers: Headers, body: bytes) -> Iterable[Event]:

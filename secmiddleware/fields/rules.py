@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from secmiddleware.fields.bodies import Marked
-from secmiddleware.fields.flows import PASSIVE, UNCONDITIONAL, Exchange, Flow
+from secmiddleware.fields.entity_tags import EntityTags
+from secmiddleware.fields.flows import PASSIVE, Exchange, Flow, Unconditional
 from secmiddleware.fields.frames import Frames
 from secmiddleware.fields.head_flow import HeadFlow
 from secmiddleware.fields.head_values import MarkedHead
@@ -32,6 +33,8 @@ class Plan:
     """Whether a response depends on its caller: it has plaintext for some, or tokens bound to one."""
     sockets: bool
     """Whether a websocket may be let in: its messages are rewritten by all places, and its head by none."""
+    varies: bool
+    """Whether what is the same to the app is other bytes each time it leaves: sealed, or sealed anew."""
 
     @classmethod
     def compile(cls, places: Sequence[PlaceRule], limits: Limits) -> Plan:
@@ -56,6 +59,7 @@ class Plan:
             limits,
             private=any(place.response == "decrypt" or place.field.is_for_one_caller for place in outward),
             sockets=all(place.websocket for place in places) and MarkedHead.of(places) is None,
+            varies=any(place.response == "encrypt" or place.field.rewrap for place in outward),
         )
 
     @property
@@ -68,17 +72,24 @@ class Plan:
         """What happens to the messages of a websocket."""
         return Frames(exchange, self._request, self._response, self._limits)
 
+    def entity_tags(self, exchange: Exchange) -> EntityTags:
+        """The entity tags of an exchange, as its caller sees them and as the app does."""
+        beside = self._response is None
+        return EntityTags.of(exchange, private=self.private or beside, beside=beside)
+
     def request_flow(self, exchange: Exchange, *, streams: bool = False) -> Flow:
         """What happens to the request on its way to the app.
 
         `streams`: the app can take a body whose length nobody knows, and take it record by record.
         """
-        flow: Flow = PASSIVE if self._response is None else UNCONDITIONAL
+        flow: Flow = PASSIVE
         if self._request is not None:
-            marked, back = self._request, self._response is not None
-            flow = RequestFlow(exchange, marked, self._limits, response_marked=back)
+            marked, tags = self._request, self.entity_tags(exchange)
+            flow = RequestFlow(exchange, marked, self._limits, tags)
             if streams:
-                flow = RequestByKind(exchange, flow, marked, self._limits, response_marked=back)
+                flow = RequestByKind(exchange, flow, marked, self._limits, tags)
+        elif self._response is not None:
+            flow = Unconditional(self.entity_tags(exchange))
         return flow if self._request_head is None else HeadFlow(exchange, self._request_head, flow)
 
     def response_flow(self, exchange: Exchange, method: str) -> Flow:
@@ -89,7 +100,8 @@ class Plan:
         flow: Flow = PASSIVE
         if self._response is not None or exchange.opened or exchange.streaming:
             marked, limits, private = self._response, self._limits, self.private
-            flow = ResponseFlow(exchange, method, marked, limits, private=private)
+            tags = self.entity_tags(exchange)
+            flow = ResponseFlow(exchange, method, marked, limits, tags, private=private, varies=self.varies)
             flow = ResponseByKind(exchange, method, flow, marked, limits, private=private)
         if self._response_head is None:
             return flow

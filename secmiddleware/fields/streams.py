@@ -12,6 +12,8 @@ from dataclasses import replace
 from typing import Final
 
 from secmiddleware.fields.bodies import Marked, Rewritten, rewrite, unmarked
+from secmiddleware.fields.digests import without_digests
+from secmiddleware.fields.entity_tags import EntityTags
 from secmiddleware.fields.flows import Exchange, Flow
 from secmiddleware.fields.heads import (
     AmbiguousHeader,
@@ -20,10 +22,8 @@ from secmiddleware.fields.heads import (
     for_one_caller,
     for_readable_answer,
     with_length,
-    without_conditions,
-    without_digests,
     without_length,
-    without_validators,
+    without_parts,
 )
 from secmiddleware.fields.holding import HELD_KEY
 from secmiddleware.fields.leaks import LeakGuard
@@ -39,6 +39,8 @@ from secmiddleware.messages import (
     Refusal,
     RequestHead,
     ResponseHead,
+    Trailers,
+    without_headers,
 )
 
 LINE_KEY: Final = "service.max_line"
@@ -101,6 +103,9 @@ class _Stream:
             self._end()
         return events
 
+    def trail(self, trailers: Headers) -> None:
+        """No request has any that a server hands over."""
+
     def _let_go(self, units: Iterable[bytes], *, last: bool = False) -> Iterable[Event]:
         """The units as they go on; up to one that does not."""
         done: list[bytes] = []
@@ -157,22 +162,22 @@ class _Stream:
 class RequestStream(_Stream):
     """A request that is a stream: its records are opened or sealed for the app, one by one."""
 
-    __slots__ = ("_exchange", "_marked", "_response_marked")
+    __slots__ = ("_exchange", "_marked", "_tags")
 
     def __init__(
-        self, exchange: Exchange, marked: Marked, limits: Limits, kind: RecordKind, *, response_marked: bool
+        self, exchange: Exchange, marked: Marked, limits: Limits, kind: RecordKind, tags: EntityTags
     ) -> None:
         super().__init__(exchange, limits, kind, too_large="payload_too_large")
         self._exchange = exchange
         self._marked = marked
-        self._response_marked = response_marked
+        self._tags = tags
         exchange.streaming = True
         exchange.opened.limit = REMEMBERED
 
     def start(self, head: RequestHead | ResponseHead) -> Iterable[Event]:
         """Takes the head; it goes on with the first record."""
-        headers = without_conditions(head.headers) if self._response_marked else head.headers
-        headers = without_length(without_digests(for_readable_answer(headers)))
+        headers = for_readable_answer(self._tags.inward(head.headers))
+        headers = without_length(without_digests(headers))
         if isinstance(head, RequestHead) and head.http_version.startswith("1."):
             # RFC 9112 §6: by one of two headers an app knows that there is a body.
             headers = (*headers, (b"transfer-encoding", b"chunked"))
@@ -195,7 +200,7 @@ class ResponseStream(_Stream):
     Whatever the marks, nothing that was opened for the app leaves outside of them.
     """
 
-    __slots__ = ("_exchange", "_guard", "_kind", "_marked", "_private", "_withheld")
+    __slots__ = ("_exchange", "_guard", "_kind", "_marked", "_private", "_trailers", "_withheld")
 
     def __init__(
         self, exchange: Exchange, marked: Marked | None, limits: Limits, kind: RecordKind, *, private: bool
@@ -208,12 +213,14 @@ class ResponseStream(_Stream):
         self._kind = kind
         self._guard = LeakGuard(exchange.opened)
         self._withheld = b""
+        self._trailers: Headers | None = None
 
     def start(self, head: RequestHead | ResponseHead) -> Iterable[Event]:
         """Takes the head, which has been looked at; it goes on with the first record."""
-        headers = without_length(head.headers)
+        # What tags a stream, or digests it, says of what was opened what no reader of a stream asks for.
+        headers = without_digests(without_length(without_headers(head.headers, b"etag")))
         if self._marked is not None:
-            headers = without_digests(without_validators(headers))
+            headers = without_parts(headers)
             if self._private:
                 headers = for_one_caller(headers)
         self._head = Head(replace(head, headers=headers))
@@ -250,6 +257,21 @@ class ResponseStream(_Stream):
             units, self._withheld = [*units, self._withheld], b""
         return super()._events(units, last=last)
 
+    def trail(self, trailers: Headers) -> None:
+        """Takes the trailers, which come behind the last record."""
+        self._trailers = (self._trailers or ()) + trailers
+
+    def finish(self, complete: bool) -> Iterable[Event]:
+        """Lets the rest go, or says that the response broke off."""
+        ended, trailers = self._ended, self._trailers
+        leaked = None if ended or trailers is None else self._guard.found_in_headers(trailers)
+        if leaked is not None:
+            return self._refuse([], Refusal("seal_failed", f"fields.{leaked}.leak_guard"))
+        events = tuple(super().finish(complete))
+        if ended or trailers is None or not events or isinstance(events[-1], Refusal):
+            return events
+        return (*events, Trailers(without_digests(without_headers(trailers, b"etag"))))
+
     def _broken_off(self) -> Refusal:
         return Refusal("internal_error")
 
@@ -284,6 +306,10 @@ class _ByKind:
         """Takes the end of the message, or the news that it broke off."""
         return self._flow.finish(complete)
 
+    def trail(self, trailers: Headers) -> None:
+        """Takes the trailers."""
+        self._flow.trail(trailers)
+
     def _start_stream(self, stream: Flow, head: RequestHead | ResponseHead) -> Iterable[Event]:
         """Takes the head of a stream. What is wrong with the head of a body is wrong with a stream's."""
         # A stream has no length that matters; that it is no empty one does.
@@ -297,15 +323,15 @@ class _ByKind:
 class RequestByKind(_ByKind):
     """A request that streams where its records can: lines and sequences."""
 
-    __slots__ = ("_marked", "_response_marked")
+    __slots__ = ("_marked", "_tags")
 
     def __init__(
-        self, exchange: Exchange, whole: Flow, marked: Marked, limits: Limits, *, response_marked: bool
+        self, exchange: Exchange, whole: Flow, marked: Marked, limits: Limits, tags: EntityTags
     ) -> None:
         """`whole` is the flow of one that must be held."""
         super().__init__(exchange, whole, limits)
         self._marked = marked
-        self._response_marked = response_marked
+        self._tags = tags
 
     def start(self, head: RequestHead | ResponseHead) -> Iterable[Event]:
         """Takes the head, which says which it is. A digest can only be held to a whole body."""
@@ -313,8 +339,7 @@ class RequestByKind(_ByKind):
         has_digest = any(name in _DIGESTS for name, _ in head.headers)
         if kind not in ("lines", "sequence") or has_digest or not _has_body(head.headers):
             return self._flow.start(head)
-        marked_back = self._response_marked
-        stream = RequestStream(self._exchange, self._marked, self._limits, kind, response_marked=marked_back)
+        stream = RequestStream(self._exchange, self._marked, self._limits, kind, self._tags)
         return self._start_stream(stream, head)
 
 

@@ -23,7 +23,7 @@ from secmiddleware.fields.head_marks import AnyMark
 from secmiddleware.fields.json_reading import UnreadableJSON, check, text_of_string
 from secmiddleware.fields.leaks import SHORTEST, Opened
 from secmiddleware.fields.masks import MASK, is_mask, mask_of
-from secmiddleware.messages import Identity, Refusal
+from secmiddleware.messages import Identity, Refusal, RequestHead
 
 Action = Literal["decrypt", "encrypt", "pass"]
 Bind = Literal["none", "tenant", "caller"]
@@ -117,6 +117,8 @@ class Exchange:
     """The fields whose plaintext this caller may have in a response."""
     opened: Opened = field(default_factory=Opened, repr=False)
     """The leak guard's memory: field and raw JSON value of all that the app was given of guarded fields."""
+    head: RequestHead | None = field(default=None, repr=False)
+    """The request's head as it came."""
     streaming: bool = False
     """Whether more may be opened while the response is on its way."""
     fresh: Callable[[], tuple[Keyring | None, datetime]] | None = field(default=None, repr=False)

@@ -167,6 +167,10 @@ class ServiceSettings(Section):
         max_length=_MOST_PLAIN_EVENTS,
         description="The data of events that is no JSON and may pass on a route with marks, word for word.",
     )
+    max_ratio: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=200,
+        description="How many times its size a compressed body with marks may become, from 1 MiB on.",
+    )
 
 
 class TrustSettings(Section):

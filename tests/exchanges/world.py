@@ -10,6 +10,10 @@ In a row's text,
 - `<<token FIELD JSON>>`, in what is expected only, is any token that opens to that value there;
 - `<<jwt NAME>>` is an access token bound to that certificate, `<<jwt NAME KIND>>` one that is wrong so
   (tokens.py);
+- `<<etag "TAG">>` is what stands, outside and without quotes, for the app's tag `"TAG"` of the row's target
+  to the row's caller; `<<etag "TAG" /path>>` that of another target, `<<etag@NAME "TAG">>` that of NAME;
+- `<<coded CODING TEXT>>` is the text under a coding, `<<digest ALGORITHM TEXT>>` its digest in base64; other
+  values may stand in such a text;
 - `<<bytes HEX>>` is what is no text, `<<repeat N TEXT>>` much of a text, and `<<pem NAME>>` somebody's
   certificate as a proxy would put it into a header.
 
@@ -22,7 +26,7 @@ import copy
 import datetime as dt
 import hashlib
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import b64encode, urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -42,12 +46,14 @@ from secmiddleware.encryption.manager import EncryptionManager, KeyPolicy
 from secmiddleware.encryption.padding import padded
 from secmiddleware.encryption.tokens import PREFIX
 from secmiddleware.engine import admit
+from secmiddleware.fields.codings import encoded
 from secmiddleware.files import make_private_folder, write_secret
-from secmiddleware.messages import Identity, Refusal, RequestHead
+from secmiddleware.messages import Identity, Refusal, RequestHead, ResponseHead
 from secmiddleware.rotation.stores import open_store
 from secmiddleware.security import SecurityManager
 
-_VALUE: Final = re.compile(r"<<(seal|aead|fernet|old|forge|strange|bytes|repeat|pem|jwt) (.*?)>>", re.DOTALL)
+_VERBS: Final = r"seal|aead|fernet|old|forge|strange|bytes|repeat|pem|jwt|etag|etag@\w+|coded|digest"
+_VALUE: Final = re.compile(rf"<<({_VERBS}) ((?:(?!<<).)*?)>>", re.DOTALL)
 BETWEEN: Final = dt.timedelta(hours=1)
 """How long ago a key of the ring became the one that seals, and how long before that it was made."""
 _TOKEN: Final = re.compile(r"<<token (.*?)>>", re.DOTALL)
@@ -79,6 +85,10 @@ def _make_rotated_ring(state: Path) -> None:
     manager.start()
     clock[0] += BETWEEN - policy.activation_delay
     manager.rotate()
+
+
+def _filled(text: str, values: list[str]) -> str:
+    return re.sub(r"\ue000(\d+)\ue001", lambda found: values[int(found[1])], text)
 
 
 class World:
@@ -142,7 +152,16 @@ class World:
 
     def fill(self, row: Exchange, text: str) -> str:
         """The text of a row with its values in place."""
-        return _VALUE.sub(lambda found: self._value(row, found[1], found[2]), text)
+        values: list[str] = []
+
+        def put(found: re.Match[str]) -> str:
+            # A number in its place: a compressed text may have the very signs in it that values are told by.
+            values.append(self._value(row, found[1], _filled(found[2], values)))
+            return f"\ue000{len(values) - 1}\ue001"
+
+        while (shorter := _VALUE.sub(put, text)) != text:
+            text = shorter
+        return _filled(text, values)
 
     def matches(self, row: Exchange, expected: str, text: str) -> bool:
         """Whether a text is as expected, tokens being whatever opens to their value."""
@@ -165,6 +184,16 @@ class World:
                 return text * int(times)
             case "pem":
                 return quote(self.people.minted[told].pem.decode("ascii"))
+            case "coded":
+                coding, _, text = told.partition(" ")
+                return to_text(encoded(to_bytes(text), [coding.encode("ascii")]))
+            case "digest":
+                algorithm, _, text = told.partition(" ")
+                digest = hashlib.new(algorithm.replace("-", ""), to_bytes(text)).digest()
+                return b64encode(digest).decode("ascii")
+        if verb.startswith("etag"):
+            tag, _, target = told.partition(" ")
+            return self._tag(row, verb.partition("@")[2] or row.presented, to_bytes(tag), target)
         key = row.name, verb, told
         if key not in self._values:
             self._values[key] = self._bound(told) if verb == "jwt" else self._sealed(row, verb, told)
@@ -173,6 +202,16 @@ class World:
     def _bound(self, told: str) -> str:
         name, _, kind = told.partition(" ")
         return make(self.issuer, self.people.minted[name].der, kind)
+
+    def _tag(self, row: Exchange, name: str, tag: bytes, target: str) -> str:
+        target = target or row.request.target
+        presented = self.people.presented(name)
+        head = RequestHead("http", "GET", "https", target, target.encode(), presented=presented)
+        verdict = admit(head, self.manager(row.config).snapshot, dt.datetime.now(dt.UTC))
+        assert not isinstance(verdict, Refusal), verdict
+        tags = verdict.plan.entity_tags(verdict.exchange)
+        shown = tags.outward(ResponseHead(200), ((b"etag", tag),), weak=False)
+        return shown[0][1].removeprefix(b"W/").strip(b'"').decode("ascii")
 
     def _sealed(self, row: Exchange, verb: str, told: str) -> str:
         context, value = self._context(row, told, verb if verb in ("aead", "fernet") else None)

@@ -413,7 +413,7 @@ def test_a_body_of_any_other_media_type_is_refused_though_it_is_json(kind):
 
 
 def test_a_body_that_could_not_be_read_is_refused_before_it_comes():
-    for headers in (typed(b"text/html"), (*JSON, (b"content-encoding", b"gzip"))):
+    for headers in (typed(b"text/html"), (*JSON, (b"content-encoding", b"gzip, x"))):
         flow = Plan.compile(DECRYPT, Limits(MAX_BODY)).request_flow(exchange())
         head = RequestHead("http", "POST", "https", "/", headers=(*headers, (b"content-length", b"9")))
         assert list(flow.start(head)) == [Refusal("payload_encoding")]
@@ -433,8 +433,8 @@ def test_several_media_types_are_refused_unless_they_are_the_same():
     assert sent.refusal == Refusal("header_ambiguous", "content-type")
 
 
-@pytest.mark.parametrize("coding", [b"gzip", b"br", b"identity, gzip", b"GZIP", b"x", b"deflate,identity"])
-def test_a_coded_body_is_refused(coding):
+@pytest.mark.parametrize("coding", [b"x", b"gzip, x", b"gzip;q=1", b"gzip,gzip,gzip,gzip,gzip", b"aes128gcm"])
+def test_a_body_under_a_coding_that_nobody_knows_is_refused(coding):
     headers = (*JSON, (b"content-encoding", coding))
     assert request(DECRYPT, b'{"ssn":%s}' % TOKENS[0], headers=headers).code == "payload_encoding"
     assert request(DECRYPT, b"", headers=headers).body == b""
@@ -443,11 +443,15 @@ def test_a_coded_body_is_refused(coding):
         assert request(DECRYPT, b'{"ssn":%s}' % TOKENS[1], headers=headers).body == b'{"ssn":1.10}'
 
 
-def test_digests_go_where_the_body_changes_and_only_there():
-    digests = [(name, b"x") for name in (b"content-digest", b"repr-digest", b"digest", b"content-md5")]
-    headers = (*JSON, *digests, (b"want-digest", b"sha-256"))
+def test_former_digests_go_where_the_body_changes_and_only_there():
+    digests = [(name, b"x") for name in (b"digest", b"content-md5")]
+    headers = (*JSON, *digests, (b"want-content-digest", b"sha-256=1"))
     changed = request(DECRYPT, b'{"ssn":%s}' % TOKENS[0], headers=headers)
-    assert [name for name, _ in changed.headers] == [b"content-type", b"want-digest", b"content-length"]
+    assert [name for name, _ in changed.headers] == [
+        b"content-type",
+        b"want-content-digest",
+        b"content-length",
+    ]
     assert request(DECRYPT, b'{"x":1}', headers=headers).headers[: len(headers)] == headers
     token = b'{"ssn":%s}' % TOKENS[0]  # It is a token already: nothing changes.
     keeping = [place("$.ssn", request="encrypt", already_sealed="skip")]

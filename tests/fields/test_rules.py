@@ -3,8 +3,9 @@
 import pytest
 from fields.flowing import JSON, MAX_BODY, exchange, place, request, response, seal, unsealed
 
-from secmiddleware.fields.flows import PASSIVE, UNCONDITIONAL
+from secmiddleware.fields.flows import PASSIVE, Unconditional
 from secmiddleware.fields.limits import Limits
+from secmiddleware.fields.requests import RequestFlow
 from secmiddleware.fields.rules import Plan
 from secmiddleware.messages import Body, Head, Refusal, RequestHead
 
@@ -17,11 +18,11 @@ def plan(*places):
     ("asks", "answers", "flow"),
     [
         ("pass", "pass", PASSIVE),
-        ("pass", "encrypt", UNCONDITIONAL),
-        ("pass", "decrypt", UNCONDITIONAL),
-        ("decrypt", "pass", None),
-        ("encrypt", "pass", None),
-        ("decrypt", "encrypt", None),
+        ("pass", "encrypt", Unconditional),
+        ("pass", "decrypt", Unconditional),
+        ("decrypt", "pass", RequestFlow),
+        ("encrypt", "pass", RequestFlow),
+        ("decrypt", "encrypt", RequestFlow),
     ],
 )
 def test_only_marked_requests_are_held(asks, answers, flow):
@@ -29,7 +30,11 @@ def test_only_marked_requests_are_held(asks, answers, flow):
     assert compiled.marks_anything == ((asks, answers) != ("pass", "pass"))
     got = compiled.request_flow(exchange())
     assert got.passive == (flow is PASSIVE)
-    assert got is flow or (flow is None and got is not compiled.request_flow(exchange()))
+    if flow is PASSIVE:
+        assert got is PASSIVE
+    else:
+        assert isinstance(got, flow)
+        assert got is not compiled.request_flow(exchange())
 
 
 def test_nothing_marked_leaves_every_message_alone():

@@ -286,3 +286,27 @@ def test_the_manager_starts_with_the_first_request_and_not_before(shop: Shop) ->
     assert send(app, "/", shop.alice).status_code == 200
     assert manager.running
     manager.stop()
+
+
+def test_flask_s_own_conditions_work_round_a_sealed_answer(shop: Shop) -> None:
+    """It makes an entity tag of the plaintext, and compares what comes back with it."""
+    app = bare(shop.manager)
+
+    @app.route("/customers/7", methods=["GET", "PUT"])
+    def customer() -> Response:
+        answer = jsonify(ssn=SECRET)
+        answer.add_etag(weak=False)
+        if request.method == "PUT" and not request.if_match.contains(answer.get_etag()[0]):
+            abort(412)
+        return answer.make_conditional(request)
+
+    SecMiddleware(app)
+    first, second = (send(app, "/customers/7", shop.alice) for _ in range(2))
+    tag = first.headers["ETag"]
+    assert first.data != second.data
+    assert second.headers["ETag"] == tag
+    assert tag.startswith('W/"sm')
+    again = send(app, "/customers/7", shop.alice, headers={"If-None-Match": tag})
+    assert (again.status_code, again.data, again.headers["ETag"]) == (304, b"", tag)
+    for sent, status in ((tag, 200), (tag.removeprefix("W/"), 200), ('"other"', 500)):
+        assert send(app, "/customers/7", shop.alice, "PUT", headers={"If-Match": sent}).status_code == status

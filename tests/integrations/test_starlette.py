@@ -248,6 +248,19 @@ def test_a_background_task_runs_after_a_sealed_response(shop: Shop) -> None:
     assert ran == ["spiffe://example.org/alice"]
 
 
+def test_a_background_task_runs_also_where_the_response_is_refused(shop: Shop) -> None:
+    ran = []
+
+    async def later(request: Request) -> Response:
+        return PlainTextResponse(SECRET, background=BackgroundTask(ran.append, who(request)))
+
+    app = starlette_app(shop.manager)
+    app.router.routes.append(Route("/customers/1", later))
+    answer = client(app, shop.alice).get("/customers/1")
+    assert (answer.status_code, answer.json()["code"]) == (500, "seal_failed")
+    assert ran == ["spiffe://example.org/alice"]
+
+
 def test_an_error_handler_for_everything_does_not_answer_for_a_sealed_response(shop: Shop) -> None:
     async def fails(request: Request) -> Response:
         raise RuntimeError(str(await request.json()))
