@@ -31,7 +31,7 @@ from secmiddleware.fields.records import (
     splitter_for,
 )
 from secmiddleware.fields.rules import Plan
-from secmiddleware.messages import Body, Head, Refusal, RequestHead, ResponseHead
+from secmiddleware.messages import Body, Head, Refusal, RequestHead, ResponseHead, Trailers
 
 TYPES = {
     "lines": b"application/x-ndjson",
@@ -337,6 +337,17 @@ def test_a_stream_has_no_length_no_tag_and_no_digest():
     assert (b"x-own", b"1") in head.headers
     head = outcome_of(uploaded(DECRYPT, headers=((b"content-length", b"3"),)), [b"{}\n"]).head
     assert head.headers == ((b"content-type", TYPES["lines"]), (b"transfer-encoding", b"chunked"))
+
+
+def test_the_trailers_of_a_stream_come_behind_it_and_leak_nothing():
+    flow = streamed(SEAL, "lines")
+    flow.feed(b"{}\n")
+    flow.trail(((b"x-own", b"1"), (b"etag", b'"1"'), (b"content-digest", b"x")))
+    assert list(flow.finish(True)) == [Body(b""), Trailers(((b"x-own", b"1"),))]
+    flow = streamed(SEAL, "lines", having_opened(GIVEN, SECRET))
+    flow.feed(b"{}\n")
+    flow.trail(((b"x-own", b"123-45-6789"),))
+    assert list(flow.finish(True)) == [Refusal("seal_failed", "fields.ssn.leak_guard")]
 
 
 def test_an_upload_with_a_digest_is_held_until_it_can_be_told():
