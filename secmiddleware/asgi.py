@@ -19,7 +19,7 @@ from typing import Any, Final
 from secmiddleware.asgi_lifespan import Lifespan, nothing
 from secmiddleware.asgi_websocket import Socket, deny
 from secmiddleware.engine import Admission, seen_by_the_app
-from secmiddleware.errors import SecMiddlewareError
+from secmiddleware.errors import BrokenOffError, SecMiddlewareError
 from secmiddleware.fields.flows import Flow
 from secmiddleware.identity.presentation import hands_over
 from secmiddleware.messages import (
@@ -51,6 +51,8 @@ _HARMLESS_EXTENSIONS: Final = ("tls", _TRAILERS)
 _MOST_TOLD: Final = 20
 
 _OVER_TLS: Final = ("https", "wss")
+
+_STAGES: Final[tuple[Stage, Stage]] = ("request", "response")
 
 _SWITCHING_PROTOCOLS: Final = 101  # RFC 9110 §15.2.2: what a websocket begins with
 
@@ -137,6 +139,8 @@ class SecMiddleware:
                 await answer.refuse(verdict)
             else:
                 await self._admitted(verdict, scope, receive, answer, head)
+        except BrokenOffError:
+            raise  # the refusal says why
         except Exception as raised:
             error = f"{type(raised).__module__}.{type(raised).__qualname__}"
             raise
@@ -159,8 +163,9 @@ class SecMiddleware:
         observation = answer.observation
         show(scope, admission.identity, admission.claims, admission.unaccepted)
         head, hear = observation.head, answer.receive
+        upload: _Upload | None = None
         if not admission.request.passive:
-            upload = _Upload(admission.request, answer.receive, observation, self._offload)
+            upload = _Upload(admission.streamed(), answer.receive, observation, self._offload)
             rewritten = await upload.begin(head)
             if isinstance(rewritten, Refusal):
                 await answer.refuse(rewritten)
@@ -172,7 +177,8 @@ class SecMiddleware:
         send = answer.watched if observation.watches else answer.send
         with observation.active():
             if not flow.passive:
-                await _Download(flow, answer, observation, self._offload).drive(self.app, scope, hear)
+                download = _Download(flow, answer, observation, self._offload, upload)
+                await download.drive(self.app, scope, hear)
             elif head.protocol == "websocket":
                 await self._connected(admission, scope, receive, send, answer, came)
             else:
@@ -188,16 +194,21 @@ class SecMiddleware:
         came: RequestHead,
     ) -> None:
         manager = self._manager
-        if manager is None or manager.settings.mtls.recheck is None:
+        frames = admission.frames()
+        if manager is None or (manager.settings.mtls.recheck is None and frames is None):
             await self.app(scope, receive, send)
             return
         # The head that came, and not what is left of it for the app: a proxy's word stands in its headers.
         judge, recheck = partial(manager.admit, came), manager.settings.mtls.recheck
-        socket = Socket(receive, send, judge=judge, recheck=recheck, deny=answer.deny)
+        socket = Socket(receive, send, judge=judge, recheck=recheck, deny=answer.deny, frames=frames)
         try:
             await socket.drive(self.app, scope, admission)
         finally:
             answer.refusal = socket.refusal
+            if frames is not None:
+                now_ns = time.time_ns()
+                for stage, report in zip(_STAGES, frames.reports, strict=True):
+                    answer.observation.stage(stage, now_ns, now_ns, report)
 
     def _judge_silence(self, manager: SecurityManager, scope: Scope, receive: Receive, send: Send) -> None:
         """Tell of a server that says nothing about client certificates; refuse one that never does."""
@@ -253,6 +264,8 @@ class _Upload:
         self._observation = observation
         self._pending: deque[Event] = deque()
         self._ended = False
+        self.refusal: Refusal | None = None
+        """Why the body broke off after its head had gone to the app."""
 
     async def begin(self, head: RequestHead) -> RequestHead | Refusal:
         """The head for the app, as soon as the flow lets it go; or why it does not."""
@@ -271,6 +284,8 @@ class _Upload:
                 return await self._receive()
             case Body(data, more):
                 return {"type": "http.request", "body": data, "more_body": more}
+            case Refusal() as refusal:
+                self.refusal = refusal
         return {"type": "http.disconnect"}
 
     async def _next(self) -> Event | None:
@@ -354,13 +369,25 @@ class _Answer:
 class _Download:
     """Drives the response flow with what the app sends."""
 
-    def __init__(self, flow: Flow, answer: _Answer, observation: Observation, offload: int) -> None:
+    def __init__(
+        self,
+        flow: Flow,
+        answer: _Answer,
+        observation: Observation,
+        offload: int,
+        upload: _Upload | None = None,
+    ) -> None:
+        """`upload` is the request that may still be on its way to the app."""
         self._flow = flow
         self._offload = offload
         self._answer = answer
         self._observation = observation
+        self._upload = upload
         self._started = False
+        self._begun = False
+        """Whether anything has left."""
         self._ended = False
+        self._broken: BrokenOffError | None = None
         self._trailing = False
         """Whether the app has said that trailers come: then the body's end is not yet the response's."""
         self._body_ended = False
@@ -372,19 +399,36 @@ class _Download:
         try:
             await app(scope, receive, self._send)
         except Exception:
-            await self._break_off()
-            raise
+            # Some apps make another error of ours, which says that nobody is there any more.
+            if self._broken is None and not await self._break_off():
+                raise
         await self._break_off()
+        if self._broken is not None:
+            raise self._broken
 
-    async def _break_off(self) -> None:
+    async def _break_off(self) -> bool:
+        """End what the app has not ended. Whether what it raised is what the caller has been told."""
+        told = None if self._upload is None else self._upload.refusal
+        if self._answer.refusal is None:
+            self._answer.refusal = told
         if self._ended or self._answer.gone:
-            return
-        if self._started:
+            return False
+        if told is not None and not self._begun:
+            await self._perform((told,))
+            return True
+        if self._begun:
+            self._ended = True
+            await _finish(self._flow, "response", self._observation, self._offload, complete=False)
+            self._broken = BrokenOffError("the app left its response unfinished")
+        elif self._started:
             await self._end(complete=False)
         else:
             await self._perform((Refusal("internal_error"),))
+        return False
 
     async def _send(self, message: Message) -> None:
+        if self._broken is not None:
+            raise self._broken  # as servers do after a disconnect: nobody is there any more
         if self._ended:
             return  # refused already: what the app still has to say goes nowhere
         match message["type"], self._started:
@@ -404,6 +448,8 @@ class _Download:
                     await self._end(complete=True)
             case kind, _:
                 raise SecMiddlewareError(f"the app sent {kind!r} where the ASGI specification allows no such")
+        if self._broken is not None:
+            raise self._broken
 
     async def _end(self, *, complete: bool) -> None:
         self._ended = True
@@ -416,12 +462,20 @@ class _Download:
         for event in events:
             match event:
                 case Head(ResponseHead() as head):
+                    self._begun = True
                     await self._answer.head(head, trailers=self._trailing)
                 case Body(data, more):
                     await self._answer.body(data, more=more)
                 case Trailers(headers):
                     self._trailing = False
                     await self._answer.trailers(headers)
+                case Refusal() if self._begun:
+                    self._ended = True
+                    self._answer.refusal = event
+                    self._broken = BrokenOffError(f"the response was broken off: {event.code}")
+                    now_ns = time.time_ns()
+                    self._observation.stage("response", now_ns, now_ns, self._flow.report)
+                    return False
                 case Refusal():
                     self._ended = True
                     await self._answer.refuse(event)

@@ -18,12 +18,21 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from secmiddleware.engine import Admission
+from secmiddleware.fields.frames import Frames
 from secmiddleware.messages import Identity, Refusal
 from secmiddleware.scopes import App, Message, Receive, Scope, Send
 
 logger = logging.getLogger("secmiddleware.asgi")
 
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 §7.4.1
+# Besides it: a type that is not taken, data that is not what it says, too much, and what is wrong with us.
+_CLOSE_CODES: Final = {
+    "payload_encoding": 1003,
+    "payload_malformed": 1007,
+    "payload_too_large": 1009,
+    "seal_failed": 1011,
+    "internal_error": 1011,
+}
 
 # A client that does not answer a close frame, or does not read, is the server's business from then on.
 _FAREWELL_SECONDS: Final = 5.0
@@ -65,15 +74,21 @@ class Socket:
         send: Send,
         *,
         judge: Callable[[], Admission | Refusal],
-        recheck: timedelta,
+        recheck: timedelta | None,
         deny: Callable[[Refusal], Awaitable[None]],
+        frames: Frames | None = None,
     ) -> None:
-        """`judge` gives the verdict of now; `deny` refuses a socket that the app has not accepted yet."""
+        """`judge` gives the verdict of now; `deny` refuses a socket that the app has not accepted yet.
+
+        `frames` rewrites its messages.
+        """
         self.refusal: Refusal | None = None
         self._receive = receive
         self._send = send
         self._judge = judge
-        self._recheck = recheck.total_seconds()
+        self._recheck = None if recheck is None else recheck.total_seconds()
+        self._frames = frames
+        self._code = _POLICY_VIOLATION
         self._deny = deny
         self._identity: Identity | None = None
         self._raises = False
@@ -115,9 +130,11 @@ class Socket:
                     self._connected = True
                     if message["type"] == "websocket.disconnect":
                         self._rest()
-                    return message
+                    rewritten = await self._rewritten(message)
+                    if rewritten is not None:
+                        return rewritten
         reason = "" if self.refusal is None else self.refusal.code
-        return {"type": "websocket.disconnect", "code": _POLICY_VIOLATION, "reason": reason}
+        return {"type": "websocket.disconnect", "code": self._code, "reason": reason}
 
     async def _say(self, message: Message) -> None:
         """The app's `send`."""
@@ -131,7 +148,38 @@ class Socket:
                 self._accepted = True
             case "websocket.close" | "websocket.http.response.start":
                 self._rest()
-        await self._unless_ended(self._send(message))
+        rewritten = await self._rewritten(message)
+        if rewritten is not None:
+            await self._unless_ended(self._send(rewritten))
+        elif self._raises:
+            raise SocketEndedError("the websocket was ended: a message could not be sealed")
+
+    async def _rewritten(self, message: Message) -> Message | None:
+        """The message that goes on; None where it must not, and the socket is ended for it."""
+        frames = self._frames
+        if frames is None:
+            return message
+        content = _content(message)
+        match message["type"]:
+            case "websocket.receive":
+                outcome = frames.receive(content)
+            case "websocket.send":
+                outcome = frames.send(content)
+            case "websocket.close" if frames.leaks(str(message.get("reason") or "")):
+                return {**message, "reason": ""}
+            case "websocket.http.response.start" if frames.seals:
+                # The app's own denial: its body would have to be looked into, and nobody does.
+                return {**message, "headers": [(b"content-length", b"0")]}
+            case "websocket.http.response.body" if frames.seals:
+                return {**message, "body": b""}
+            case _:
+                return message
+        if isinstance(outcome, Refusal):
+            self._end(outcome, _CLOSE_CODES.get(outcome.code, _POLICY_VIOLATION))
+            if self._loop is None:
+                await self._say_farewell(outcome)
+            return None
+        return message if outcome is content else {**message, "text": outcome}
 
     async def _unless_ended(self, waiting: Awaitable[_Result]) -> _Result:
         """What it gives; SocketEndedError as soon as the socket is ended.
@@ -163,6 +211,9 @@ class Socket:
 
     def _wait(self, admission: Admission) -> None:
         """Have it judged again after a while: at the end of its certificate, or sooner."""
+        if self._recheck is None:
+            self._due = float("inf")
+            return
         seconds = self._recheck * random.uniform(_EARLIEST, 1)  # noqa: S311  (a pace is no secret)
         if admission.identity is not None:
             # The last second counts (see `judgement`).
@@ -193,11 +244,16 @@ class Socket:
             # It may come in, but as somebody else, or as nobody: the app goes by what it was told.
             lost = verdict.unaccepted
             verdict = Refusal("identity_not_allowed" if lost is None else lost.code)
+        self._end(verdict)
+
+    def _end(self, refusal: Refusal, code: int = _POLICY_VIOLATION) -> None:
+        """It is over: say so to whoever waits, and to the client."""
         self._rest()
-        self.refusal = verdict
+        self.refusal = refusal
+        self._code = code
         if self._loop is None:
             return
-        self._farewell = self._loop.create_task(self._say_farewell(verdict))
+        self._farewell = self._loop.create_task(self._say_farewell(refusal))
         self._woken |= self._waits
         for task in self._waits:
             task.cancel()
@@ -211,12 +267,18 @@ class Socket:
     async def _say_farewell(self, refusal: Refusal) -> None:
         with suppress(Exception):  # the client may be gone by itself: then nobody is left to be told
             if self._accepted:
-                close = {"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": refusal.code}
+                close = {"type": "websocket.close", "code": self._code, "reason": refusal.code}
                 await self._send(close)
                 return
             if not self._connected:
                 await self._receive()
             await self._deny(refusal)
+
+
+def _content(message: Message) -> str | bytes:
+    """What a message holds: the text where it has one."""
+    text: str | None = message.get("text")
+    return bytes(message.get("bytes") or b"") if text is None else text
 
 
 def _raises_after_the_end(scope: Scope) -> bool:

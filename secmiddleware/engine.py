@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from secmiddleware.certificates.judgement import Trust
 from secmiddleware.encryption.keyring import Keyring
-from secmiddleware.fields.flows import Bodiless, Exchange, Flow
+from secmiddleware.fields.flows import PASSIVE, Bodiless, Exchange, Flow
+from secmiddleware.fields.frames import Frames
 from secmiddleware.fields.limits import Limits
 from secmiddleware.fields.rules import PlaceRule, Plan
 from secmiddleware.identity import certificate_headers
@@ -113,11 +114,22 @@ class Admission:
     unaccepted: Unaccepted | None = None
     """What was presented in vain, where the settings let its bearer in as nobody."""
 
+    def streamed(self) -> Flow:
+        """`request` for an app that takes a body of unknown length, record by record; one or the other."""
+        flow = self.plan.request_flow(self.exchange, streams=True)
+        return Bodiless(flow) if isinstance(self.request, Bodiless) else flow
+
+    def frames(self) -> Frames | None:
+        """What happens to the messages of a websocket; None where they pass as they are."""
+        return self.plan.frames(self.exchange) if self.plan.marks_anything else None
+
     def respond(self, method: str) -> Flow:
         """What happens to the response; to be asked for when the request flow has ended, not before.
 
         Whether a response must be held may depend on what the request opened.
         """
+        if self.head.protocol == "websocket":
+            return PASSIVE
         return self.plan.response_flow(self.exchange, method)
 
 
@@ -148,12 +160,13 @@ def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | R
         return caller
     identity = caller.identity
     plan = snapshot.places.plan_for(path)
-    if head.protocol == "websocket" and plan.marks_anything:
-        # Messages of a websocket are not rewritten: on a marked route they would pass unread, both ways.
+    is_socket = head.protocol == "websocket"
+    if is_socket and plan.marks_anything and not plan.sockets:
+        # Its messages would pass unread, both ways.
         return Refusal("payload_encoding", "fields", identity)
     revealed = _revealed(snapshot, identity) if snapshot.reveal else _NOTHING
     exchange = Exchange(snapshot.keyring, now, identity, revealed, head=head)
-    request = plan.request_flow(exchange)
+    request = PASSIVE if is_socket else plan.request_flow(exchange)
     its_own = _NOTHING if snapshot.proxy is None else snapshot.proxy.headers
     headers = certificate_headers.strip(head.headers, its_own)
     return Admission(

@@ -69,3 +69,10 @@ class DocumentError(SecMiddlewareError):
 
 class SealError(SecMiddlewareError):
     """A value could not be sealed; nothing of it may leave."""
+
+
+class BrokenOffError(SecMiddlewareError, OSError):
+    """A response that was begun and cannot go on: whoever serves it must not let it look like a whole one.
+
+    An OSError too: apps take it for what it is to them, a caller who is gone.
+    """

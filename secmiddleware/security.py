@@ -25,6 +25,7 @@ from secmiddleware.encryption.fernet import ListedFernet
 from secmiddleware.encryption.jwe import FieldJwe
 from secmiddleware.encryption.jwe_keys import SealingKey, load_opening_key, load_sealing_key
 from secmiddleware.encryption.kek import load_kek
+from secmiddleware.encryption.keyring import Keyring
 from secmiddleware.encryption.manager import EncryptionManager, KeyPolicy, Transition
 from secmiddleware.encryption.uses import FIRST_BLOCK
 from secmiddleware.engine import Admission, Place, Places, Snapshot, admit
@@ -155,7 +156,13 @@ class SecurityManager:
 
     def admit(self, head: RequestHead) -> Admission | Refusal:
         """The verdict on a request that came just now."""
-        return admit(head, self.snapshot, datetime.now(UTC))
+        verdict = admit(head, self.snapshot, datetime.now(UTC))
+        if isinstance(verdict, Admission) and verdict.plan.marks_anything:
+            verdict.exchange.fresh = self._keys_of_now
+        return verdict
+
+    def _keys_of_now(self) -> tuple[Keyring | None, datetime]:
+        return self.snapshot.keyring, datetime.now(UTC)
 
     def start(self) -> None:
         """Read the key ring and begin to watch it. Raises SecMiddlewareError where none is to be had."""
@@ -505,12 +512,15 @@ def _places(settings: Settings, placed: Sequence[MarkedPlace]) -> Places:
         for rule in _place_rules(rules[place.field], place, settings)
     ]
     service = settings.service
+    plain = frozenset(text.encode("utf-8") for text in service.plain_events)
     limits = Limits(
         service.max_body,
         HeldBytes(service.max_held),
         service.max_depth,
         service.max_marked,
         service.duplicates,
+        service.max_line,
+        plain,
         service.max_ratio,
     )
     if places:
@@ -523,10 +533,11 @@ def _place_rules(rule: FieldRule, place: MarkedPlace, settings: Settings) -> Ite
     _, name, _, index = place.key
     said = settings.fields[str(name)].places[int(index)]
     request, response = (tuple(one.mark for one in way) for way in (place.request, place.response))
+    ways = said.required, said.already_sealed, said.websocket
     if request == response:
-        yield PlaceRule(rule, request, said.request, said.response, said.required, said.already_sealed)
+        yield PlaceRule(rule, request, said.request, said.response, *ways)
         return
     if request:
-        yield PlaceRule(rule, request, said.request, "pass", said.required, said.already_sealed)
+        yield PlaceRule(rule, request, said.request, "pass", *ways)
     if response:
-        yield PlaceRule(rule, response, response=said.response, already_sealed=said.already_sealed)
+        yield PlaceRule(rule, response, "pass", said.response, False, *ways[1:])  # noqa: FBT003  (required)

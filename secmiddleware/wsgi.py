@@ -28,7 +28,7 @@ from secmiddleware.environs import (
     show,
     without_passages,
 )
-from secmiddleware.errors import SecMiddlewareError
+from secmiddleware.errors import BrokenOffError, SecMiddlewareError
 from secmiddleware.fields.flows import Flow
 from secmiddleware.messages import Body, Event, Head, Refusal, RequestHead, ResponseHead
 from secmiddleware.security import SecurityManager
@@ -174,11 +174,19 @@ class _Exchange:
 
     def answer(self, head: ResponseHead, body: bytes, line: str | None = None) -> Iterable[bytes]:
         """A whole response; `line` is its status line where the app's own may leave."""
+        self.begin(head, line)
+        return [body] if body else []
+
+    def begin(self, head: ResponseHead, line: str | None) -> None:
+        """The head of a response."""
         self._status = head.status
         line = line or f"{head.status} {responses.get(head.status, 'Unknown')}"
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers]
         self.write = self.start_response(line, headers)
-        return [body] if body else []
+
+    def break_off(self, refusal: Refusal) -> None:
+        """Note why a response that was begun cannot go on."""
+        self._refusal = refusal
 
     def refuse(self, refusal: Refusal) -> Iterable[bytes]:
         """The problem in place of a response."""
@@ -273,18 +281,25 @@ class _Download:
         self._line: str | None = None
         self._head: ResponseHead | None = None
         self._begun = False
-        self._ended = False
+        self._answered = False
+        """Whether the server has got a head."""
         self._outcome: Refusal | ResponseHead = Refusal("internal_error")
         self._body = b""
+        self.streams = False
+        """Whether the flow has let the head go before the end."""
+        self.ended = False
+        self.broken: BrokenOffError | None = None
 
     def drive(self, app: WSGIApplication, environ: WSGIEnvironment) -> Iterable[bytes]:
         """What the server is to send. Where the app raises, so does this, after a whole answer."""
         environ = self._exchange.environ = without_passages(environ)
         try:
             with self._exchange.observation.active():
-                self._run(app, environ)
+                rest = self._run(app, environ)
         except Exception as raised:
-            self._end(complete=False)
+            if self._answered:
+                raise
+            self.end(complete=False)
             answer = self._answer()
             self._exchange.end(raised)
             if self._exchange.write is None:
@@ -292,19 +307,39 @@ class _Download:
             # A test client hears only of what is raised here, and shows it to the test.
             self._exchange.write(b"".join(answer))
             raise
-        return self._answer()
+        return self._answer() if rest is None else rest
 
-    def _run(self, app: WSGIApplication, environ: WSGIEnvironment) -> None:
+    def _run(self, app: WSGIApplication, environ: WSGIEnvironment) -> _Streamed | None:
+        """Take what the app gives, until the flow has decided; the rest of it where that streams."""
         iterable = app(environ, self._start_response)
+        lets_go = False
         try:
-            for chunk in iterable:
-                if chunk:
-                    self._write(chunk)
-                if self._ended:
-                    return  # refused already: what the app still has to say goes nowhere
-            self._end(complete=True)
+            iterator = iter(iterable)
+            while not self.streams and not self.ended:
+                self.pull(iterator)
+            lets_go = self.streams and not self.ended
+            if lets_go:
+                self._answer_now()
         finally:
-            _close(iterable)
+            if not lets_go:
+                _close(iterable)
+        if not lets_go and not self._answered:
+            return None
+        return _Streamed(self, self._exchange, iterator, iterable if lets_go else None)
+
+    def pull(self, iterator: Iterator[bytes]) -> None:
+        """Give the flow what comes next of the app, or its end."""
+        # The end is no exception to whoever watches.
+        chunk = next(iterator, _END)
+        if chunk is _END:
+            self.end(complete=True)
+        elif chunk:
+            self._write(chunk)
+
+    def take(self) -> bytes:
+        """What may leave now."""
+        taken, self._body = self._body, b""
+        return taken
 
     def _start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: _ExcInfo | None = None, /
@@ -318,15 +353,26 @@ class _Download:
         self._exchange.look_at_route()
         lower = tuple((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers)
         self._head, self._line = ResponseHead(int(status[:3]), lower), status if self._keeps_line else None
-        return self._write
+        return self._write_now
 
-    def _write(self, chunk: bytes, /) -> None:
+    def _write_now(self, chunk: bytes, /) -> None:
+        """What an app writes before it returns anything leaves before it does, where it may leave at all."""
+        self._write(chunk)
+        if not self.streams:
+            return
+        self._answer_now()
+        if self._exchange.write is not None and self._body:
+            self._exchange.write(self.take())
+        if self.broken is not None:
+            raise self.broken
+
+    def _write(self, chunk: bytes) -> None:
         if not isinstance(chunk, bytes):
             raise TypeError(f"the app gave {type(chunk).__name__} where the body is bytes")
-        if self._ended:
+        if self.ended:
             return
         self._begin()
-        if not self._ended:
+        if not self.ended:
             self._perform(self._flow.feed(chunk))
 
     def _begin(self) -> None:
@@ -337,24 +383,38 @@ class _Download:
         self._begun = True
         self._perform(self._flow.start(self._head))
 
-    def _end(self, *, complete: bool) -> None:
-        if self._ended:
+    def end(self, *, complete: bool) -> None:
+        """Have the flow decide, the first time."""
+        if self.ended:
             return
         if complete and self._head is not None:
             self._begin()
-        if not self._ended:
-            self._ended = True
+        if not self.ended:
+            self.ended = True
             self._perform(finish(self._flow, "response", self._exchange.observation, complete=complete))
+
+    def abandon(self) -> None:
+        """End a stream that the server has not come to the end of: the caller is gone, or the app raised."""
+        if not self.ended:
+            self.ended = True
+            finish(self._flow, "response", self._exchange.observation, complete=False)
 
     def _perform(self, events: Iterable[Event]) -> None:
         for event in events:
             match event:
                 case Head(ResponseHead() as head):
                     self._outcome = head
+                    self.streams = not self.ended
                 case Body(data, _):
                     self._body = self._body + data if self._body else data
+                case Refusal() if self.streams:
+                    self.ended = True
+                    self._exchange.break_off(event)
+                    self.broken = BrokenOffError(f"the response was broken off: {event.code}")
+                    finish(self._flow, "response", self._exchange.observation, complete=False)
+                    return
                 case Refusal():
-                    self._ended = True
+                    self.ended = True
                     self._outcome = event
                     return
 
@@ -364,6 +424,74 @@ class _Download:
             failed = RAISED_KEY in self._exchange.environ
             return self._exchange.refuse(Refusal("internal_error") if failed else self._outcome)
         return self._exchange.answer(self._outcome, self._body, self._line)
+
+    def _answer_now(self) -> None:
+        if not self._answered and isinstance(self._outcome, ResponseHead):
+            self._answered = True
+            self._exchange.begin(self._outcome, self._line)
+
+
+class _Streamed:
+    """A response that leaves record by record: nothing is read ahead, and `close` ends the exchange."""
+
+    def __init__(
+        self,
+        download: _Download,
+        exchange: _Exchange,
+        iterator: Iterator[bytes],
+        iterable: Iterable[bytes] | None,
+    ) -> None:
+        """`iterable` is the app's, to be closed; None where that has been done."""
+        self._download = download
+        self._exchange = exchange
+        self._iterator = iterator
+        self._iterable = iterable
+        self._raised: BaseException | None = None
+        self._closed = False
+        exchange.goes_on = True
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        """What may leave of the app's next piece, be it nothing: PEP 3333 has nobody wait for several."""
+        ready = self._ready()
+        if ready is not None:
+            return ready
+        try:
+            with self._exchange.observation.active():
+                self._download.pull(self._iterator)
+        except BaseException as raised:
+            self._raised = raised
+            raise
+        return self._ready() or b""
+
+    def _ready(self) -> bytes | None:
+        """What may leave without the app; None where it is the app's turn."""
+        ready = self._download.take()
+        if ready:
+            return ready
+        if self._download.broken is not None:
+            raise self._download.broken
+        if self._download.ended:
+            raise StopIteration
+        return None
+
+    def close(self) -> None:
+        """Close the app's iterable, once."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            with self._exchange.observation.active():
+                if self._iterable is not None:
+                    _close(self._iterable)
+        except BaseException as raised:
+            self._raised = self._raised or raised
+            raise
+        finally:
+            self._download.abandon()
+            self._exchange.end(self._raised)
 
 
 def _answered(answer: Iterable[bytes], raised: Exception) -> Iterator[bytes]:

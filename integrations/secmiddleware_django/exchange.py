@@ -12,6 +12,7 @@ from django.http.response import HttpResponseBase
 from django.utils.log import log_response
 
 from secmiddleware.engine import Admission
+from secmiddleware.errors import BrokenOffError
 from secmiddleware.messages import Refusal, RequestHead
 from secmiddleware.telemetry.observer import ExchangeRecord, Observation
 from secmiddleware_django.requests import Upload, put_head, remake, route_of, show
@@ -123,7 +124,7 @@ class Exchange:
         response = self._response
         if response is None:
             raise TypeError("an exchange without an answer")
-        if response.streaming and self._download is None:
+        if response.streaming and (self._download is None or self._download.streams):
             response._resource_closers.append(self.end)  # noqa: SLF001  (as Django's own handlers do)
             if getattr(response, "file_to_stream", None) is None or self._under_asgi:
                 # Under ASGI, Django does not close a response whose stream has raised.
@@ -151,9 +152,11 @@ class Exchange:
         if self._ended:
             return
         self._ended = True
+        if self._refusal is None and self._download is not None:
+            self._refusal = self._download.broken_by
         if self._refusal is not None and self._refusal.code == "key_unknown":
             self._on_unknown_key()
-        if raised is not None:
+        if raised is not None and not isinstance(raised, BrokenOffError):
             self._raised.append(_name_of(type(raised)))
         error = self._raised[0] if self._raised else None
         status = None if self._response is None else self._response.status_code

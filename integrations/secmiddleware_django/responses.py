@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing
+from typing import Any
 
 from asgiref.sync import async_to_sync, sync_to_async
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 
+from secmiddleware.errors import BrokenOffError
 from secmiddleware.fields.flows import Flow
 from secmiddleware.messages import Body, Event, Head, Refusal, ResponseHead, header_values
 from secmiddleware.telemetry.observer import Observation
@@ -26,6 +28,15 @@ class Download:
         self._observation = observation
         self._under_asgi = under_asgi
         self._events: list[Event] = []
+        self._pieces: Any = None
+        """What a streamed response still has to give; `streaming_content` is another iterator each time."""
+        self.broken_by: Refusal | None = None
+        """Why a stream whose head had gone did not go on."""
+
+    @property
+    def streams(self) -> bool:
+        """Whether the flow has let the head of a streamed response go before its end."""
+        return self._pieces is not None and any(isinstance(event, Head) for event in self._events)
 
     @property
     def held(self) -> int:
@@ -65,6 +76,9 @@ class Download:
         """Have the flow decide, and the response be as it says."""
         if self.refusal is not None:
             return
+        if self.streams:
+            self._apply()
+            return
         start_ns = time.time_ns()
         self._events += self._flow.finish(True)  # noqa: FBT003  (a whole body)
         self._observation.stage("response", start_ns, time.time_ns(), self._flow.report)
@@ -77,17 +91,67 @@ class Download:
         return self.refusal is not None or self._observation.head.method == "HEAD"
 
     def _feed_stream(self) -> None:
-        for piece in self._response.streaming_content:
+        self._pieces = iter(self._response.streaming_content)
+        for piece in self._pieces:
             self._events += self._flow.feed(piece)
-            if self.refusal is not None:
+            if self._decided:
                 return
+        self._pieces = None
 
     async def _feed_async_stream(self) -> None:
-        async with aclosing(self._response.streaming_content) as pieces:
+        pieces = self._pieces = self._response.streaming_content
+        try:
             async for piece in pieces:
                 self._events += self._flow.feed(piece)
-                if self.refusal is not None:
+                if self._decided:
                     return
+            self._pieces = None
+        finally:
+            if not self.streams:
+                await pieces.aclose()
+
+    @property
+    def _decided(self) -> bool:
+        return self.refusal is not None or self.streams
+
+    def _rest(self) -> Iterator[bytes]:
+        """A stream as it goes on, piece by piece as the app gives it."""
+        try:
+            yield from self._let_go(self._events)
+            for piece in self._pieces:
+                yield from self._let_go(self._flow.feed(piece))
+            yield from self._let_go(self._flow.finish(True))  # noqa: FBT003  (a whole body)
+        finally:
+            self._end()
+
+    async def _arest(self) -> AsyncIterator[bytes]:
+        """The same, where the app's stream is async."""
+        try:
+            for data in self._let_go(self._events):
+                yield data
+            async for piece in self._pieces:
+                for data in self._let_go(self._flow.feed(piece)):
+                    yield data
+            for data in self._let_go(self._flow.finish(True)):  # noqa: FBT003  (a whole body)
+                yield data
+        finally:
+            self._end()
+            await self._pieces.aclose()
+
+    def _let_go(self, events: Iterable[Event]) -> Iterator[bytes]:
+        for event in events:
+            match event:
+                case Body(data) if data:
+                    yield data
+                case Refusal():
+                    self.broken_by = event
+                    raise BrokenOffError(f"the response was broken off: {event.code}")
+
+    def _end(self) -> None:
+        """Tell what was done to a stream. Where it has not come to its end nothing more goes on."""
+        start_ns = time.time_ns()
+        self._flow.finish(False)  # noqa: FBT003
+        self._observation.stage("response", start_ns, time.time_ns(), self._flow.report)
 
     def _apply(self) -> None:
         response, before = self._response, head_of(self._response)
@@ -98,6 +162,8 @@ class Download:
         response.reason_phrase = None  # free text, which no flow has looked at
         if not response.streaming:
             response.content = body
+        elif self.streams:
+            response.streaming_content = self._arest() if response.is_async else self._rest()
         else:
             # The setter of a FileResponse also forgets the file, which the server would send in our place.
             response.streaming_content = _async_stream(body) if self._under_asgi else _stream(body)

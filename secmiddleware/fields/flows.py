@@ -27,10 +27,10 @@ class Flow(Protocol):
     - `Head`: the head that goes on. It comes once, before any `Body`. For a request: now the app is called,
       with this head, and not earlier. `start` may give it already; then the pieces come out as they are fed.
     - `Body`: a piece that goes on; the last one has `more` False.
-    - `Refusal`: the message does not go on, and nothing comes after it. In place of a request's head it is
-      answered, and the app is not called; after the head it says that the body broke off, and the app is told
-      what it is told of any disconnect. A response's flow refuses before its head or not at all, so that the
-      refusal can be answered in its place.
+    - `Refusal`: the message does not go on, and nothing comes after it. In place of a head it is answered,
+      and of a request, the app is not called. After a request's head it says that the body broke off, and
+      the app is told what it is told of any disconnect; after a response's, which only a stream's flow does,
+      that the response must end so that nobody takes it for a whole one.
 
     `finish(complete=False)` says that the message broke off: the client disconnected, or the app failed. No
     method waits for anything, and only `finish` works on more than one piece.

@@ -32,41 +32,139 @@ _FEW: Final = 64
 
 _SCALARS: Final = re.compile(rb"(" + STRING + rb")(" + WS + rb":)?|(" + SCALAR + rb")", re.DOTALL)
 _BETWEEN: Final = b"\x00"
+_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+
+# What is kept of a stream: as much as the longest needle, were each byte of it escaped in six.
+_TAIL: Final = 6 * LONGEST
+
+
+class Opened(list[tuple[str, bytes]]):
+    """What the app was given: a field's name and a raw JSON value, each time; of a stream the newest."""
+
+    def __init__(self, opened: Iterable[tuple[str, bytes]] = ()) -> None:
+        super().__init__(opened)
+        self.limit: int | None = None
+        """Bytes of values that are remembered; None: all of them."""
+        self.forgotten = 0
+        """How many are not remembered any more."""
+        self._size = sum(len(value) for _, value in self)
+
+    def append(self, value: tuple[str, bytes], /) -> None:
+        """Remember one more; half of what is beyond the limit is forgotten at once, the oldest first."""
+        super().append(value)
+        self._size += len(value[1])
+        if self.limit is None or self._size <= self.limit:
+            return
+        count = 0
+        while self._size > self.limit // 2 and count < len(self) - 1:
+            self._size -= len(self[count][1])
+            count += 1
+        self.forgotten += count
+        del self[:count]
 
 
 class LeakGuard:
-    """Looks for opened values in what is about to leave."""
+    """Looks for opened values in what is about to leave, and for those that are opened meanwhile."""
 
-    __slots__ = ("_fields", "_index")
+    __slots__ = ("_needles", "_older", "_opened", "_seen", "_size", "_tail")
 
     def __init__(self, opened: Iterable[tuple[str, bytes]]) -> None:
         """`opened`: a field's name and the raw JSON value, for each value that the app was given."""
-        self._fields: dict[bytes, str] = {}
-        for field, value in dict.fromkeys(opened):
-            for needle in _needles_of(value):
-                self._fields.setdefault(needle[:LONGEST], field)
-        self._index = _Index(self._fields) if len(self._fields) > _FEW else None
+        self._opened = opened if isinstance(opened, Opened) else Opened(opened)
+        self._seen = 0
+        self._size = 0
+        self._needles = _Needles()
+        self._older: _Needles | None = None
+        self._tail = b""
 
     def found_in_headers(self, headers: Headers) -> str | None:
         """The field that a header's value holds a value of; None where none does."""
-        return self._found(value for _, value in headers) if self._fields else None
+        return self._found(_BETWEEN.join(value for _, value in headers)) if self._looks() else None
 
     def found_in_body(self, pieces: Iterable[bytes]) -> str | None:
         """The field that one of the pieces holds a value of; None where none does."""
-        return self._found(pieces) if self._fields else None
-
-    def _found(self, pieces: Iterable[bytes]) -> str | None:
         # What a value would have to hold for straddling two pieces: no app puts a raw NUL there.
-        for reading in _readings(_BETWEEN.join(pieces)):
-            needle = self._first_in(reading)
-            if needle is not None:
-                return self._fields[needle]
+        return self._found(_BETWEEN.join(pieces)) if self._looks() else None
+
+    def found_in_next(self, pieces: Iterable[bytes]) -> str | None:
+        """The same for the next unit of a stream, which ends with a line, and for what lies over its edge."""
+        text = _BETWEEN.join(pieces)
+        before, self._tail = self._tail, (self._tail + text)[-_TAIL:]
+        if not self._looks():
+            return None
+        # Nothing but a value of several lines lies over the end of one.
+        return self._found(before + text if self._has_beginnings else text)
+
+    @property
+    def _has_beginnings(self) -> bool:
+        older = self._older
+        return bool(self._needles.beginnings) or (older is not None and bool(older.beginnings))
+
+    @property
+    def may_have_begun(self) -> bool:
+        """Whether the stream so far ends in the middle of a value that has several lines."""
+        if not self._looks() or not self._has_beginnings:
+            return False
+        readings = tuple(_readings(self._tail))
+        return any(
+            reading.endswith(beginning)
+            for needles in (self._needles, self._older)
+            if needles is not None
+            for beginning in needles.beginnings
+            for reading in readings
+        )
+
+    def _looks(self) -> bool:
+        """Whether there is anything to look for."""
+        opened = self._opened
+        total = opened.forgotten + len(opened)
+        if self._seen != total:
+            for field, value in dict.fromkeys(opened[max(self._seen - opened.forgotten, 0) :]):
+                self._add(field, value)
+            self._seen = total
+        return bool(self._needles.fields) or self._older is not None
+
+    def _add(self, field: str, value: bytes) -> None:
+        self._size += len(value)
+        if self._opened.limit is not None and self._size > self._opened.limit:
+            self._needles, self._older, self._size = _Needles(), self._needles, len(value)
+        for needle in _needles_of(value):
+            self._needles.add(needle[:LONGEST], field)
+
+    def _found(self, text: bytes) -> str | None:
+        for reading in _readings(text):
+            for needles in (self._needles, self._older):
+                if needles is not None and (needle := needles.first_in(reading)) is not None:
+                    return needles.fields[needle]
         return None
 
-    def _first_in(self, text: bytes) -> bytes | None:
+
+class _Needles:
+    """What is looked for, each with its field."""
+
+    __slots__ = ("_index", "beginnings", "fields")
+
+    def __init__(self) -> None:
+        self.fields: dict[bytes, str] = {}
+        self.beginnings: set[bytes] = set()
+        """Of needles with several lines: what comes up to the end of each line but the last."""
+        self._index: _Index | None = None
+
+    def add(self, needle: bytes, field: str) -> None:
+        if needle in self.fields:
+            return
+        self.fields[needle] = field
+        if b"\n" in needle or b"\r" in needle:
+            self.beginnings.update(needle[: end.end()] for end in _LINE_END.finditer(needle))
+        if self._index is not None:
+            self._index.add(needle)
+        elif len(self.fields) > _FEW:
+            self._index = _Index(self.fields)
+
+    def first_in(self, text: bytes) -> bytes | None:
         if self._index is not None:
             return self._index.first_in(text)
-        return next((needle for needle in self._fields if needle in text), None)
+        return next((needle for needle in self.fields if needle in text), None)
 
 
 class _Index:
@@ -82,6 +180,16 @@ class _Index:
             row = self._rows.setdefault(needle[:SHORTEST], [])
             if not row or not needle.startswith(row[-1]):
                 row.append(needle)
+
+    def add(self, needle: bytes) -> None:
+        row = self._rows.setdefault(needle[:SHORTEST], [])
+        at = bisect_right(row, needle)
+        if at and needle.startswith(row[at - 1]):
+            return
+        end = at
+        while end < len(row) and row[end].startswith(needle):
+            end += 1
+        row[at:end] = [needle]
 
     def first_in(self, text: bytes) -> bytes | None:
         rows = self._rows

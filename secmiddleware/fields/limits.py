@@ -13,6 +13,12 @@ from secmiddleware.fields.json_rewriting import MAX_HITS, Duplicates
 DEFAULT_HELD: Final = 256 << 20
 """Bytes: 64 of the largest bodies that are read by default."""
 
+DEFAULT_LINE: Final = 1 << 20
+"""Bytes. A record is a row of a table or a message; the readers of streams stop at 64 KiB to 1 MiB."""
+
+DEFAULT_PLAIN_EVENTS: Final = frozenset({b"[DONE]"})
+"""What ends a stream of a language model's, by the custom that OpenAI began."""
+
 DEFAULT_RATIO: Final = 200
 """A list of ten thousand alike records is a 65th of itself under gzip, a 170th under zstd at its best."""
 
@@ -74,5 +80,9 @@ class Limits:
     """Marked values in one body (`[service] max_marked`)."""
     duplicates: Duplicates = "reject"
     """What becomes of a body with a name of a mark twice in one place (`[service] duplicates`)."""
+    line: int = DEFAULT_LINE
+    """Bytes of the longest record or event of a stream (`[service] max_line`)."""
+    plain_events: frozenset[bytes] = DEFAULT_PLAIN_EVENTS
+    """The data of events that are no JSON and may pass (`[service] plain_events`)."""
     ratio: int = DEFAULT_RATIO
     """How many times its size a coded body may become (`[service] max_ratio`)."""

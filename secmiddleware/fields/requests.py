@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from secmiddleware.fields.bodies import Marked, rewrite
+from secmiddleware.fields.bodies import JSON, WHOLE_KINDS, Marked, rewrite
 from secmiddleware.fields.codings import (
     DecodedTooLarge,
     Undecodable,
@@ -26,7 +26,7 @@ from secmiddleware.fields.heads import (
 )
 from secmiddleware.fields.holding import BODY_KEY, Holding
 from secmiddleware.fields.limits import Limits
-from secmiddleware.fields.media_types import kind_of_body
+from secmiddleware.fields.media_types import media_type_of
 from secmiddleware.fields.values import Exchange, Report, ValueWork
 from secmiddleware.messages import (
     Body,
@@ -46,7 +46,7 @@ _WITHOUT_CONTENT: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"
 class RequestFlow(Holding):
     """A request with marks: held until it is whole, then its values are opened or sealed for the app."""
 
-    __slots__ = ("_declared", "_exchange", "_head", "_judged", "_marked", "_tags", "_work")
+    __slots__ = ("_declared", "_exchange", "_head", "_judged", "_marked", "_media_type", "_tags", "_work")
 
     def __init__(self, exchange: Exchange, marked: Marked, limits: Limits, tags: EntityTags) -> None:
         super().__init__(limits)
@@ -57,6 +57,7 @@ class RequestFlow(Holding):
         self._head: RequestHead | ResponseHead | None = None
         self._declared: int | None = None
         self._judged = False
+        self._media_type = JSON
 
     @property
     def report(self) -> Report:
@@ -106,7 +107,7 @@ class RequestFlow(Holding):
             return (body,)
         if not body and (missing := self._missing(head)) is not None:
             return (missing,)
-        rewritten = rewrite(body, self._marked, self._work.on_request, unreadable="payload_malformed")
+        rewritten = rewrite(body, self._marked, self._work.on_request, "payload_malformed", self._media_type)
         if isinstance(rewritten, Refusal):
             return (rewritten,)
         headers = self._headers_for_app(head.headers)
@@ -151,7 +152,7 @@ class RequestFlow(Holding):
             return ()
         self._judged = True
         try:
-            kind = kind_of_body(headers)
+            self._media_type = media_type_of(headers)
         except AmbiguousHeader as ambiguous:
             return self._refuse(Refusal("header_ambiguous", str(ambiguous)))
         # RFC 9110 §14.5: whoever takes a part for the whole, as apps do, stores the part.
@@ -161,7 +162,7 @@ class RequestFlow(Holding):
             coders_of(codings_of(headers))
         except UnknownCoding:
             return self._refuse(Refusal("payload_encoding"))
-        return () if kind == "json" else self._refuse(Refusal("payload_encoding"))
+        return () if self._media_type.kind in WHOLE_KINDS else self._refuse(Refusal("payload_encoding"))
 
 
 def _go(head: RequestHead | ResponseHead, headers: Headers, body: bytes) -> Iterable[Event]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from secmiddleware.fields.bodies import Marked, Rewritten, rewrite, unmarked
+from secmiddleware.fields.bodies import WHOLE_KINDS, Marked, Rewritten, rewrite, unmarked
 from secmiddleware.fields.codings import (
     DecodedTooLarge,
     Undecodable,
@@ -33,7 +33,7 @@ from secmiddleware.fields.heads import (
 from secmiddleware.fields.holding import BODY_KEY, Holding
 from secmiddleware.fields.leaks import LeakGuard
 from secmiddleware.fields.limits import Limits
-from secmiddleware.fields.media_types import kind_of_body
+from secmiddleware.fields.media_types import media_type_of
 from secmiddleware.fields.values import Exchange, Report, ValueWork
 from secmiddleware.messages import (
     Body,
@@ -176,17 +176,17 @@ class ResponseFlow(Holding):
         if not body:
             return _go(head, headers, body)
         try:
-            kind = kind_of_body(headers)
+            media_type = media_type_of(headers)
         except AmbiguousHeader as ambiguous:
             return (Refusal("seal_failed", str(ambiguous)),)
         plain = self._without_codings(body, headers)
-        if isinstance(plain, Refusal) or (kind == "other" and self._marked is not None):
+        if isinstance(plain, Refusal) or (self._marked is not None and media_type.kind not in WHOLE_KINDS):
             if self._is_for_nobody(headers):
                 return _go(head, without_content(headers), b"")
             return (plain if isinstance(plain, Refusal) else Refusal("seal_failed", "content-type"),)
         rewritten = Rewritten(plain)
         if self._marked is not None:
-            result = rewrite(plain, self._marked, self._work.on_response, unreadable="seal_failed")
+            result = rewrite(plain, self._marked, self._work.on_response, "seal_failed", media_type)
             if isinstance(result, Refusal):
                 return (result,)
             rewritten = result

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from secmiddleware.fields.bodies import Marked
 from secmiddleware.fields.entity_tags import EntityTags
 from secmiddleware.fields.flows import PASSIVE, Exchange, Flow, Unconditional
+from secmiddleware.fields.frames import Frames
 from secmiddleware.fields.head_flow import HeadFlow
 from secmiddleware.fields.head_values import MarkedHead
 from secmiddleware.fields.limits import Limits
 from secmiddleware.fields.requests import RequestFlow
 from secmiddleware.fields.responses import ResponseFlow
+from secmiddleware.fields.streams import RequestByKind, ResponseByKind
 from secmiddleware.fields.values import FieldRule, PlaceRule
 
 __all__ = ["FieldRule", "PlaceRule", "Plan"]
@@ -29,6 +31,8 @@ class Plan:
     _limits: Limits
     private: bool
     """Whether a response depends on its caller: it has plaintext for some, or tokens bound to one."""
+    sockets: bool
+    """Whether a websocket may be let in: its messages are rewritten by all places, and its head by none."""
     varies: bool
     """Whether what is the same to the app is other bytes each time it leaves: sealed, or sealed anew."""
 
@@ -54,6 +58,7 @@ class Plan:
             MarkedHead.of(outward),
             limits,
             private=any(place.response == "decrypt" or place.field.is_for_one_caller for place in outward),
+            sockets=all(place.websocket for place in places) and MarkedHead.of(places) is None,
             varies=any(place.response == "encrypt" or place.field.rewrap for place in outward),
         )
 
@@ -63,16 +68,26 @@ class Plan:
         marked = (self._request, self._response, self._request_head, self._response_head)
         return any(one is not None for one in marked)
 
+    def frames(self, exchange: Exchange) -> Frames:
+        """What happens to the messages of a websocket."""
+        return Frames(exchange, self._request, self._response, self._limits)
+
     def entity_tags(self, exchange: Exchange) -> EntityTags:
         """The entity tags of an exchange, as its caller sees them and as the app does."""
         beside = self._response is None
         return EntityTags.of(exchange, private=self.private or beside, beside=beside)
 
-    def request_flow(self, exchange: Exchange) -> Flow:
-        """What happens to the request on its way to the app."""
+    def request_flow(self, exchange: Exchange, *, streams: bool = False) -> Flow:
+        """What happens to the request on its way to the app.
+
+        `streams`: the app can take a body whose length nobody knows, and take it record by record.
+        """
         flow: Flow = PASSIVE
         if self._request is not None:
-            flow = RequestFlow(exchange, self._request, self._limits, self.entity_tags(exchange))
+            marked, tags = self._request, self.entity_tags(exchange)
+            flow = RequestFlow(exchange, marked, self._limits, tags)
+            if streams:
+                flow = RequestByKind(exchange, flow, marked, self._limits, tags)
         elif self._response is not None:
             flow = Unconditional(self.entity_tags(exchange))
         return flow if self._request_head is None else HeadFlow(exchange, self._request_head, flow)
@@ -82,12 +97,12 @@ class Plan:
 
         `method` is the request's.
         """
-        flow = PASSIVE
-        if self._response is not None or exchange.opened:
+        flow: Flow = PASSIVE
+        if self._response is not None or exchange.opened or exchange.streaming:
+            marked, limits, private = self._response, self._limits, self.private
             tags = self.entity_tags(exchange)
-            flow = ResponseFlow(
-                exchange, method, self._response, self._limits, tags, private=self.private, varies=self.varies
-            )
+            flow = ResponseFlow(exchange, method, marked, limits, tags, private=private, varies=self.varies)
+            flow = ResponseByKind(exchange, method, flow, marked, limits, private=private)
         if self._response_head is None:
             return flow
         return HeadFlow(exchange, self._response_head, flow, private=self.private)

@@ -6,6 +6,7 @@ around it, are others' business (json_rewriting, flows).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal
@@ -20,7 +21,7 @@ from secmiddleware.encryption.tokens import SUITES, WITHOUT_ASSOCIATED_DATA, For
 from secmiddleware.errors import KeyUnknown, SealError, TokenError
 from secmiddleware.fields.head_marks import AnyMark
 from secmiddleware.fields.json_reading import UnreadableJSON, check, text_of_string
-from secmiddleware.fields.leaks import SHORTEST
+from secmiddleware.fields.leaks import SHORTEST, Opened
 from secmiddleware.fields.masks import MASK, is_mask, mask_of
 from secmiddleware.messages import Identity, Refusal, RequestHead
 
@@ -92,6 +93,8 @@ class PlaceRule:
     """Whether a request needs a value at each of the marks."""
     already_sealed: AlreadySealed = "refuse"
     """What becomes of a token that stands where a value is to be sealed."""
+    websocket: bool = False
+    """Whether the messages of websockets are rewritten, too."""
 
     def __post_init__(self) -> None:
         shown = self.request == "decrypt" or self.response == "encrypt"
@@ -112,10 +115,19 @@ class Exchange:
     identity: Identity | None
     revealed: frozenset[str] = frozenset()
     """The fields whose plaintext this caller may have in a response."""
-    opened: list[tuple[str, bytes]] = field(default_factory=list, repr=False)
+    opened: Opened = field(default_factory=Opened, repr=False)
     """The leak guard's memory: field and raw JSON value of all that the app was given of guarded fields."""
     head: RequestHead | None = field(default=None, repr=False)
     """The request's head as it came."""
+    streaming: bool = False
+    """Whether more may be opened while the response is on its way."""
+    fresh: Callable[[], tuple[Keyring | None, datetime]] | None = field(default=None, repr=False)
+    """What gives the keys and the time of this moment; without it, those of the beginning stay."""
+
+    def renew(self) -> None:
+        """Take the keys and the time of this moment: for each event of a stream, anew."""
+        if self.fresh is not None:
+            self.keyring, self.now = self.fresh()
 
 
 @dataclass(slots=True)

@@ -75,6 +75,8 @@ _MOST_SHOWN: Final = 16
 _LONGEST_PAD: Final = 4096
 # One is new, one is old; each more is one whose tokens somebody still has.
 _MOST_JWE_KEYS: Final = 16
+# Words such as "ping"; they are compared with the data of each event that is no JSON.
+_MOST_PLAIN_EVENTS: Final = 100
 # The registry of methods has some forty.
 _MOST_METHODS: Final = 100
 
@@ -155,6 +157,15 @@ class ServiceSettings(Section):
     offload: Size = Field(
         default=64 << 10,
         description="From which size on a marked body is worked on in a thread while asyncio's loop goes on.",
+    )
+    max_line: Size = Field(
+        default=1 << 20,
+        description="The longest line or event of a stream that is read on a route with marks.",
+    )
+    plain_events: tuple[str, ...] = Field(
+        default=("[DONE]",),
+        max_length=_MOST_PLAIN_EVENTS,
+        description="The data of events that is no JSON and may pass on a route with marks, word for word.",
     )
     max_ratio: Annotated[int, Field(ge=1, le=100_000)] = Field(
         default=200,
@@ -392,6 +403,10 @@ class PlaceSettings(Section):
         default="refuse",
         description="What becomes of a token where a value is to be encrypted; skip: it goes on as it is, if "
         "it opens.",
+    )
+    websocket: bool = Field(
+        default=False,
+        description="Whether the text messages of a websocket are rewritten too; else there is none here.",
     )
 
 

@@ -12,6 +12,8 @@ from datetime import timedelta
 from importlib.util import find_spec
 from typing import Final
 
+from secmiddleware.fields.head_marks import read_mark
+from secmiddleware.fields.marks import Mark
 from secmiddleware.paths import PathPattern
 from secmiddleware.settings.disk import review_disk
 from secmiddleware.settings.mistakes import Mistake, Note, write_path
@@ -75,6 +77,16 @@ def _service(settings: Settings) -> Iterator[Note]:
         message = f"is less than the {service.max_body} bytes of one body that max_body allows"
         hint = "make it many times as large: it is what all bodies that are held at once may have"
         yield Mistake(("service", "max_held"), message, hint), (("service", "max_body"),)
+    if service.max_held < service.max_line:
+        message = f"is more than the {service.max_held} bytes of all bodies that max_held allows"
+        hint = "a line is held until it ends: make it smaller, or max_held larger"
+        yield Mistake(("service", "max_line"), message, hint), (("service", "max_held"),)
+    for index, text in enumerate(service.plain_events):
+        if "\r" in text or not text.strip():
+            message = (
+                "is no data that an event could have" if text.strip() else "is blank, which passes anyway"
+            )
+            yield Mistake(("service", "plain_events", index), message, "take it out"), ()
     if "offload" not in service.model_fields_set:
         return
     if service.offload < _LEAST_OFFLOAD:
@@ -250,6 +262,11 @@ def _place(settings: Settings, one: FieldSettings, here: KeyPath, place: PlaceSe
         message = "does nothing: request and response are both pass"
         hint = 'give request or response: "decrypt" or "encrypt"'
         yield Mistake(here, message, hint), (here, (*here, "request"), (*here, "response"))
+    for index, mark in enumerate(place.marks):
+        if place.websocket and not isinstance(read_mark(mark), Mark):
+            message = "is of a head, which is not rewritten where a websocket begins"
+            hint = "give it a place of its own, on routes without a websocket"
+            yield Mistake((*here, "marks", index), message, hint), ((*here, "websocket"),)
     sealed_to_caller = one.jwe is not None and one.jwe.recipient == "caller"
     if one.bind != "none":
         key, whose = "bind", f"is bound to the {one.bind}"

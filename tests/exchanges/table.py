@@ -65,6 +65,8 @@ class Expect:
     """Texts that appear nowhere, in no header and not in the body."""
     broken: bool = False
     """The response begins and does not end."""
+    broken_by: str | None = None
+    """The code that the record has of a response that did not end for it; the caller never sees it."""
     app_saw: Mapping[str, Any] | None = None
     """What the app must have seen, as far as it is told; {}: it was called; None: it was not."""
 

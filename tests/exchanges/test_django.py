@@ -22,6 +22,7 @@ from exchanges.puppet_django import PUPPET, AsyncUrls, Recorded, SyncUrls
 from exchanges.table import Exchange, rows
 from exchanges.world import World
 from exchanges.wsgi_server import call, environ_of
+from secmiddleware.errors import BrokenOffError
 
 MIDDLEWARE: Final = ["exchanges.puppet_django.Recorded", "django.middleware.common.CommonMiddleware"]
 
@@ -88,7 +89,7 @@ class Stage:
         Recorded.recorder.records.clear()
 
     def judge(self, row: Exchange, outcome: Outcome, raised: BaseException | None) -> None:
-        assert raised is None or isinstance(raised, ToldToRaiseError)
+        assert raised is None or isinstance(raised, ToldToRaiseError | BrokenOffError)
         check(self._world, row, outcome)
         check_seen(self._world, row, PUPPET.seen)
         (record,) = Recorded.recorder.records
@@ -120,7 +121,7 @@ def test_a_row_comes_out_as_expected_under_asgi(world: World, stage: Stage, row:
         handler = stage.handler(row.config, ASGIHandler)
         try:
             asyncio.run(handler(scope_of(world, row), server.receive, server.send))
-        except ToldToRaiseError as error:
+        except (ToldToRaiseError, BrokenOffError) as error:
             raised = error.with_traceback(None)
     if raised is not None:
         with warnings.catch_warnings():

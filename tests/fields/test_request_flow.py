@@ -390,7 +390,6 @@ def test_a_body_without_a_media_type_must_be_json():
         b"text/plain",
         b"json",
         b"application/jsonp",
-        b"application/x-www-form-urlencoded",
         b"multipart/form-data; boundary=application/json",
         b"application/xml+json/x",
         b"application/json, text/html",

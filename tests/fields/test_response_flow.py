@@ -158,8 +158,6 @@ def test_a_body_that_cannot_be_read_does_not_leave(places, body):
         b"text/html",
         b"text/plain",
         b"application/octet-stream",
-        b"text/event-stream",
-        b"application/x-ndjson",
         b"application/json; charset=latin-1",
         b"multipart/byteranges; boundary=x",
         b"",

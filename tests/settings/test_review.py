@@ -328,6 +328,22 @@ CONTRADICTIONS = {
         SERVICE + 'max_body = "2MiB"\nmax_held = "1MiB"\n' + MTLS,
         "service.max_held", "max_held", "is less than the 2097152 bytes of one body",
     ),
+    "a line that is longer than all that may be held": (
+        SERVICE + 'max_body = 1000\nmax_held = "1KiB"\nmax_line = "2KiB"\n' + MTLS,
+        "service.max_line", "max_line", "is more than the 1024 bytes of all bodies",
+    ),
+    "a plain event that is blank": (
+        SERVICE + 'plain_events = ["ping", " "]\n' + MTLS,
+        "service.plain_events[1]", "plain_events", "is blank, which passes anyway",
+    ),
+    "a plain event that no event can have": (
+        SERVICE + 'plain_events = ["a\\rb"]\n' + MTLS,
+        "service.plain_events[0]", "plain_events", "is no data that an event could have",
+    ),
+    "a mark of a head on a websocket": (
+        SERVICE + MTLS + KEYS + PLACE.format("ssn", "/a", "header:X-SSN") + "websocket = true\n",
+        "fields.ssn.places[0].marks[0]", "marks", "is of a head",
+    ),
     "a thread for next to nothing": (
         SERVICE + 'offload = "1KiB"\n' + MTLS,
         "service.offload", "offload", "takes longer than the work",

@@ -1,0 +1,144 @@
+"""What marks select in a form, and how a text stands for a JSON value there.
+
+A form is an object of its names: `$.ssn` and `$['customer[ssn]']` select pairs by their name, every one of
+that name, and so do `$..ssn` and `$.ssn[*]`; `$.ssn[0]` selects the first of them. A text has nothing inside
+that a mark could select; a part that is JSON has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Final, Protocol
+
+import msgspec
+
+from secmiddleware.fields.json_reading import BOM, UnreadableJSON, text_of_string
+from secmiddleware.fields.json_rewriting import Hit, Locator, TooManyHits
+from secmiddleware.fields.marks import Descend, Each, Index, Mark, Name, Step, advances
+
+MAX_PAIRS: Final = 1 << 14
+"""Pairs or parts of one form: at 1 to 5 µs for each. Frameworks stop at a thousand unless told otherwise."""
+
+
+LocatorFor = Callable[[Sequence[Mark]], Locator]
+
+
+class UnreadableForm(ValueError):  # noqa: N818  (a fact about a body, for whoever must refuse it)
+    """A form that cannot be read, or not in one way; `mark` is the index of the mark whose value cannot."""
+
+    def __init__(self, mark: int | None = None) -> None:
+        super().__init__()
+        self.mark = mark
+
+
+class TooManyPairs(TooManyHits):
+    """A form with more than MAX_PAIRS pairs or parts, marked or not."""
+
+
+class Unwritable(ValueError):  # noqa: N818  (a fact about a value, for whoever must refuse it)
+    """A value that cannot stand where it must: half a surrogate pair, which is no text."""
+
+
+class Writing(Protocol):
+    """How a value is written where it stands."""
+
+    def read(self, written: bytes) -> bytes:
+        """The raw JSON of it. Raises UnreadableForm."""
+
+    def write(self, value: bytes) -> bytes:
+        """What stands for a raw JSON value. Raises Unwritable."""
+
+
+class Spot(Hit, frozen=True, gc=False):
+    """A marked value that is not written as JSON is."""
+
+    writing: Writing
+
+
+def json_of_text(text: bytes) -> bytes:
+    """The JSON string of a text. Raises UnreadableForm for what is not UTF-8."""
+    try:
+        return msgspec.json.encode(text.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise UnreadableForm from None
+
+
+def text_of_json(value: bytes) -> str:
+    """The text that stands for a raw JSON value: of a string what it says, of null none, else its JSON."""
+    if value == b"null":
+        return ""
+    if not value.startswith(b'"'):
+        return value.decode("utf-8")
+    text = text_of_string(value)
+    if text is None:
+        raise Unwritable
+    return text
+
+
+class Selection:
+    """What the marks want of the pairs of one name."""
+
+    def __init__(self, residues: Sequence[tuple[tuple[Step, ...], int]], locator_for: LocatorFor) -> None:
+        """For each mark that has come to this name: the steps that are left of it, and its index."""
+        self._locator_for = locator_for
+        self._whole = min((mark for steps, mark in residues if not steps), default=None)
+        self._each = min((mark for steps, mark in residues if steps in ((), (Each(),))), default=None)
+        self._nth = {
+            steps[0].index: mark
+            for steps, mark in reversed(residues)
+            if len(steps) == 1 and isinstance(steps[0], Index)
+        }
+        self._inside = tuple((Mark(steps), mark) for steps, mark in residues if steps)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is wanted."""
+        return self._whole is None and not self._inside
+
+    def of_text(self, nth: int) -> int | None:
+        """The mark that selects the text of the nth pair of the name, counted from 0."""
+        marks = [mark for mark in (self._each, self._nth.get(nth)) if mark is not None]
+        return min(marks, default=None)
+
+    def in_json(self, text: bytes, start: int, nth: int) -> list[Hit]:
+        """What is marked in a JSON text, the value of the nth pair of the name; `start` is where it begins.
+
+        Raises UnreadableJSON, TooManyHits.
+        """
+        found = self._locator.locate(text)  # which looks whether it is JSON, too
+        if text.startswith(BOM):
+            raise UnreadableJSON
+        content = text.strip(b" \t\r\n")
+        mark = self._whole if content[:1] in (b"{", b"[") else self.of_text(nth)
+        if mark is not None:
+            at = start + text.index(content)
+            return [Hit(at, at + len(content), mark)]
+        return [Hit(start + hit.start, start + hit.end, self._inside[hit.mark][1]) for hit in found]
+
+    @cached_property
+    def _locator(self) -> Locator:
+        return self._locator_for([mark for mark, _ in self._inside])
+
+
+class PairMarks:
+    """What a set of marks wants of a form. Compiled once, used for every form."""
+
+    def __init__(self, marks: Sequence[Mark], locator_for: LocatorFor = Locator) -> None:
+        """`locator_for` makes what finds marks in a part that is JSON."""
+        names = {mark.steps[0].name for mark in marks if isinstance(mark.steps[0], Name | Descend)}
+        self._named = {name: Selection(_residues(marks, Name(name)), locator_for) for name in names}
+        self._others = Selection(_residues(marks, None), locator_for)
+
+    def selection(self, name: str) -> Selection | None:
+        """What is wanted of the pairs of this name; None where nothing is."""
+        found = self._named.get(name, self._others)
+        return None if found.is_empty else found
+
+
+def _residues(marks: Sequence[Mark], way: Name | None) -> list[tuple[tuple[Step, ...], int]]:
+    return [
+        (mark.steps[further:], index)
+        for index, mark in enumerate(marks)
+        for further in advances(mark.steps[0], way)
+    ]
