@@ -73,7 +73,7 @@ def settings(folder: Path) -> dict[str, Any]:
                 "places": [
                     {
                         "routes": ["/customers", "/customers/*"],
-                        "marks": ["$.ssn"],
+                        "marks": ["$.ssn", "$.again"],
                         "request": "decrypt",
                         "response": "encrypt",
                     }

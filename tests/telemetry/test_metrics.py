@@ -71,7 +71,7 @@ def test_verdicts_refusals_and_crypto_work_are_counted(shop: Shop, sdk: Sdk, she
         Request("/ops/x", presented=shop.caller),
         Request("/customers", "POST", shop.caller, body=body),
         # The first is opened before the second one is refused.
-        Request("/customers", "POST", shop.caller, body=body[:-1] + b', "ssn": 7}'),
+        Request("/customers", "POST", shop.caller, body=body[:-1] + b', "again": 7}'),
     ):
         shell(shop.manager, observer, request)
     assert sdk.points("secmiddleware.mtls.verifications") == {
