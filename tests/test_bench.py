@@ -26,7 +26,7 @@ def test_every_group_has_rows_with_a_peer_measured_beside_them() -> None:
     memory = rows.pop()
     assert memory["group"] == "memory"
     assert 1 < memory["bodies"] < 1.5  # what it gives out, and little beside it
-    groups = {"certificates", "tokens", "json", "rewriting", "requests", "telemetry"}
+    groups = {"certificates", "tokens", "json", "rewriting", "requests", "passing", "telemetry"}
     assert {row["group"] for row in rows} == groups
     for row in rows:
         assert row["ours_us"] > 0

@@ -126,18 +126,19 @@ class SecMiddleware:
             return self._check.refusal_of(request.environ) or self._manager.admit(head)
         if not hands_over(request.scope) and self._manager.asks_the_server:
             kind = server_of_this_request()
-            if kind is not None and kind.hands_over == "never":
+            required = self._manager.snapshot.policy.requires
+            if kind is not None and kind.hands_over == "never" and required:
                 if not self._unable_server_told:
                     self._unable_server_told = True
                     logger.error("%s; every request is refused", kind.refusal())
                 return Refusal("internal_error", "mtls.source")
-        if not self._silent_server_told and head.scheme == "https" and not hands_over(request.scope):
-            self._silent_server_told = True
-            logger.error(
-                "this server says nothing about client certificates, so nobody can be recognised: serve with "
-                "`secmiddleware run`, or give uvicorn "
-                "`--http secmiddleware.servers.uvicorn:H11Protocol`"
-            )
+            if not self._silent_server_told and head.scheme == "https":
+                self._silent_server_told = True
+                logger.error(
+                    "this server says nothing about client certificates, so nobody can be recognised: serve "
+                    "with `secmiddleware run`, or give uvicorn "
+                    "`--http secmiddleware.servers.uvicorn:H11Protocol`"
+                )
         return self._manager.admit(head)
 
     def _start(self) -> bool:

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 from encryption.jose import b64u, compact, header_of, jwk_of, opened, to_ec, to_rsa
-from encryption.rings import DELAY, RETIRE, RING, Clock, manager_of
+from encryption.rings import DELAY, RETIRE, RING, Clock, manager_of, tended
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -184,8 +184,7 @@ def test_a_key_that_is_not_known_is_told_apart_and_one_that_cannot_be_is_not(man
 
 
 def test_each_token_under_the_ring_takes_a_use(make):
-    manager = make(first_block=2)
-    manager.start()
+    manager = tended(make, first_block=2)
     for _ in range(2):
         manager.seal("card", VALUE, format="jwe")
     with pytest.raises(SealError, match="spent"):
