@@ -79,7 +79,7 @@ SIGNS = (usage("key_cert_sign"), True)
             ("certificate_untrusted", "critical_extension", 0),
         ),
     ],
-    ids=str,
+    ids=lambda value: value[1] if isinstance(value, tuple) else ",".join(value),
 )
 def test_the_fault_of_a_leaf_has_its_rule(shape, expected):
     assert reason_of(presented(strict_leaf(CA, **shape))) == expected

@@ -13,8 +13,6 @@ import pytest
 from secmiddleware.certificates.authority import Authority, Issued
 from secmiddleware.certificates.handshakes import HTTP_1, Terms
 
-NOW = datetime.now(UTC)
-
 
 @pytest.fixture(scope="module")
 def authority() -> Authority:
@@ -83,12 +81,13 @@ def test_a_folder_for_a_key_is_nobody_elses_and_is_gone_where_the_key_is_none(
 
 
 def test_a_certificate_that_clients_would_not_take_has_a_fault(authority: Authority) -> None:
+    now = datetime.now(UTC)
     good = terms_of(authority.issue_server(dns=["localhost"]))
-    assert good.fault(NOW) is None
-    assert "not after" in str(good.fault(NOW + timedelta(days=4000)))
-    assert "not before" in str(good.fault(NOW - timedelta(days=1)))
-    assert terms_of(authority.issue_client(dns=["localhost"])).fault(NOW) == "it is not for servers"
-    assert terms_of(Issued(b"junk", b"", b"")).fault(NOW) == "it cannot be read"
+    assert good.fault(now) is None
+    assert "not after" in str(good.fault(now + timedelta(days=4000)))
+    assert "not before" in str(good.fault(now - timedelta(days=1)))
+    assert terms_of(authority.issue_client(dns=["localhost"])).fault(now) == "it is not for servers"
+    assert terms_of(Issued(b"junk", b"", b"")).fault(now) == "it cannot be read"
 
 
 def test_terms_show_no_key(authority: Authority) -> None:

@@ -7,7 +7,7 @@ import pytest
 from cli.command import made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The settings of a folder that `init` has made; nobody changes anything in it."""
+    """The settings of a folder that `init` has made; nobody changes anything in it but the uses of its keys."""
     return made(tmp_path_factory.mktemp("starter") / "app")

@@ -327,7 +327,9 @@ def test_a_body_shorter_or_longer_than_announced_is_refused(difference):
     assert request(DECRYPT, b"", length=1).code == "payload_malformed"
 
 
-@pytest.mark.parametrize("body", [b"", b'{"x":1}', b'{"ssn":%s}' % TOKENS[0]])
+@pytest.mark.parametrize(
+    "body", [b"", b'{"x":1}', b'{"ssn":%s}' % TOKENS[0]], ids=["empty", "unmarked", "a token"]
+)
 def test_a_request_that_broke_off_is_refused_though_it_looks_whole(body):
     within = exchange()
     sent = request(DECRYPT, body, length=False, complete=False, within=within)

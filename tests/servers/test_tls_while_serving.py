@@ -174,6 +174,11 @@ def test_no_handshake_fails_while_pairs_are_replaced_in_whatever_way(
                 crowd.go_on(10)
 
 
+def told_by(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """What those who look at certificates have logged; threads of other tests may log beside them."""
+    return [record for record in caplog.records if record.name == "secmiddleware.certificates"]
+
+
 def test_a_pair_that_is_replaced_one_after_the_other_is_no_alarm(
     operator: Operator, pki: Pki, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -188,7 +193,7 @@ def test_a_pair_that_is_replaced_one_after_the_other_is_no_alarm(
             operator._rename(operator.key, pair.key_pem)
             operator.key.chmod(0o600)
             until(lambda pair=pair: shown(port, alice) == der_of(pair), "the new one is shown")
-    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+    assert [record for record in told_by(caplog) if record.levelno >= logging.ERROR] == []
 
 
 def bad_pairs(operator: Operator) -> dict[str, Any]:
@@ -237,7 +242,7 @@ def test_a_bad_pair_leaves_the_good_one_in_force_and_is_told_once(
             assert enters(port, alice)
             time.sleep(0.05)
         assert str(operator.folder) in told()
-        assert len({record.getMessage() for record in caplog.records}) == len(caplog.records) == 1
+        assert len(told_by(caplog)) == 1
         assert "PRIVATE" not in caplog.text + json.dumps(manager.status())
         mended = operator.issue()
         operator.swap(mended)

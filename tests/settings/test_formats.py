@@ -88,7 +88,7 @@ def test_keys_come_by_reference_from_private_files_and_the_environment(place):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (f'["{ONE}"]', "a key does not stand in the settings"),
+        pytest.param(f'["{ONE}"]', "a key does not stand in the settings", id="the key itself"),
         ('[{ file = "nobody" }]', "there is no such file"),
         ('[{ env = "NOBODY" }]', "is not set"),
         ('[{ env = "SHORT" }]', "is no Fernet key"),
