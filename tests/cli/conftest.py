@@ -9,5 +9,5 @@ from cli.command import made
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The settings of a folder that `init` has made; nobody changes anything in it but the uses of its keys."""
+    """The settings of a folder that `init` has made; nobody changes more in it than uses of its keys."""
     return made(tmp_path_factory.mktemp("starter") / "app")
