@@ -264,8 +264,9 @@ class _Upload:
         self._observation = observation
         self._pending: deque[Event] = deque()
         self._ended = False
+        self._gone = False
         self.refusal: Refusal | None = None
-        """Why the body broke off after its head had gone to the app."""
+        """Why the body ends too soon for the app; not set where the caller has gone away."""
 
     async def begin(self, head: RequestHead) -> RequestHead | Refusal:
         """The head for the app, as soon as the flow lets it go; or why it does not."""
@@ -284,7 +285,7 @@ class _Upload:
                 return await self._receive()
             case Body(data, more):
                 return {"type": "http.request", "body": data, "more_body": more}
-            case Refusal() as refusal:
+            case Refusal() as refusal if not self._gone:
                 self.refusal = refusal
         return {"type": "http.disconnect"}
 
@@ -292,6 +293,7 @@ class _Upload:
         while not self._pending and not self._ended:
             message = await self._receive()
             if message["type"] != "http.request":
+                self._gone = True
                 await self._end(complete=False)
                 break
             self._pending.extend(self._flow.feed(message.get("body", b"")))
