@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 import pytest
+from exchanges.outcome import Recorder
 from servers.pki import Pki
 
 from asgi.calling import Call, body_messages, call, http_scope
@@ -28,6 +29,7 @@ def manager(pki: Pki, keys: dict[str, str], started: Any) -> SecurityManager:
         {"routes": ["/marked"], "marks": ["$.ssn"], "request": "decrypt", "response": "encrypt"},
         {"routes": ["/in"], "marks": ["$.ssn"], "request": "decrypt"},
         {"routes": ["/head"], "marks": ["header:X-Ssn"], "response": "encrypt"},
+        {"routes": ["/out"], "marks": ["$.ssn"], "response": "encrypt"},
     ]
     settings = pki.settings(mtls={"client": "off"}, keys=keys, fields={"ssn": {"places": places}})
     return started(settings)
@@ -332,3 +334,14 @@ def test_what_fails_after_the_answer_does_not_change_it(manager: SecurityManager
         asyncio.run(server.to(SecMiddleware(answering(start(), body(), after=fails), config=manager)))
     assert (server.status, len(server.sent)) == (200, 2)
     assert SSN.encode() not in server.body
+
+
+def test_a_caller_who_goes_away_while_an_upload_streams_to_the_app_is_not_refused(
+    manager: SecurityManager,
+) -> None:
+    recorder = Recorder()
+    shell = SecMiddleware(answering(start(), body()), config=manager, observer=recorder)
+    scope = http_scope("/out", method="POST", headers=[JSON])
+    call(shell, scope, {"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"})
+    (record,) = recorder.records
+    assert record.refusal is None
