@@ -15,6 +15,7 @@ from itertools import product
 from typing import Any, Final
 
 from secmiddleware.encryption.fernet import FieldFernet
+from secmiddleware.encryption.jwe import DirectJwe
 from secmiddleware.encryption.keyring import Context, Keyring
 from secmiddleware.encryption.suites import SuiteOne, SuiteThree, SuiteTwo
 from secmiddleware.messages import Identity
@@ -74,6 +75,7 @@ SLOTS: Final = (
     Slot("card", IN_TRANSIT, {"bind": "caller", "also_open": ["xaes"], "pad": 32}),
     Slot("old", IN_TRANSIT, {"format": "fernet"}),
     Slot("moving", IN_TRANSIT, {"also_open": ["fernet"]}),
+    Slot("sent", IN_TRANSIT, {"format": "jwe", "jwe": {"alg": "dir"}, "bind": "caller"}),
     Slot("inward", {"request": "decrypt"}, {}),
     Slot("new", AT_REST, {}),
     Slot("shown", AT_REST | SKIP, {"rewrap": True}),
@@ -111,15 +113,15 @@ class Token:
         return (self.ring, self.field, self.purpose, self.binding) == bound and self.format in slot.formats
 
     def is_token_in(self, slot: Slot) -> bool:
-        """Whether the slot takes it for a token: what looks like Fernet may be any text."""
-        return self.format != "fernet" or "fernet" in slot.formats
+        """Whether the slot takes it for a token: what looks like Fernet or JWE may be any text."""
+        return self.format not in ("fernet", "jwe") or self.format in slot.formats
 
 
 def every_token(keyring: Keyring, tenants: tuple[str, str], callers: tuple[str, str]) -> Iterator[Token]:
     """Each ring (of the very same keys), field, purpose, binding and format."""
     bindings = [("", ""), *((tenant, "") for tenant in tenants), *(("", caller) for caller in callers)]
     fields = [slot.name for slot in SLOTS]
-    formats = ("aead", "xaes", "deterministic", "fernet")
+    formats = ("aead", "xaes", "deterministic", "fernet", "jwe")
     kinds = product(((RING, "field"), ("other", "field"), (RING, "notice")), fields, bindings, formats)
     for number, ((ring, purpose), field, binding, form) in enumerate(kinds):
         if form == "fernet" and binding != ("", ""):
@@ -141,6 +143,8 @@ def _seal(keyring: Keyring, ring: str, context: Context, value: bytes) -> bytes:
             return SuiteTwo(ring, key.kid, secret).seal(value, context.slots, os.urandom(24))
         case "deterministic":
             return SuiteThree(ring, key.kid, secret, context).seal(value, context.slots)
+        case "jwe":
+            return DirectJwe(ring, key.kid, secret).seal(value, context)
     return FieldFernet(ring, secret, context).seal(value, 1_800_000_000)
 
 
@@ -161,6 +165,10 @@ def _only_value(body: bytes) -> Any:
     return next(iter(json.loads(body).values()))
 
 
+def _text_in(body: bytes) -> bytes:
+    return str(_only_value(body)).encode()
+
+
 ANSWERS: Final = {
     "the same": Answer(200, "application/json", bytes),
     "a copy": Answer(200, "application/json", lambda body: json.dumps({"x": [_only_value(body)]}).encode()),
@@ -172,8 +180,11 @@ ANSWERS: Final = {
     "a traceback": Answer(500, "text/plain", lambda body: f"ValueError: {json.loads(body)!r}".encode()),
     "a page": Answer(200, "text/html", lambda body: f"<p>{html.escape(_only_value(body))}</p>".encode()),
     "a table": Answer(200, "text/csv", lambda body: f'id,value\r\n1,"{_only_value(body)}"\r\n'.encode()),
+    "lines": Answer(200, "application/x-ndjson", lambda body: b'{"x": "%s"}\n{}\n' % _text_in(body)),
+    "events": Answer(200, "text/event-stream", lambda body: b'data: {"x": "%s"}\n\n' % _text_in(body)),
+    "a form": Answer(200, "application/x-www-form-urlencoded", lambda body: b"x=" + _text_in(body)),
     "a head": Answer(200, "application/json", lambda body: b"", "x-value", method="HEAD"),
     "a new place": Answer(303, "application/json", lambda body: b"", "location"),
     "no change": Answer(304, "application/json", lambda body: b"", "etag", method="GET"),
 }
-"""Of one piece each. What answers in units (lines, events) has its place here, too."""
+"""Of one piece each; records that come later, and values across their edges, are others' business."""
