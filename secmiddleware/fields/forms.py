@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import quote_plus, unquote_plus
+from urllib.parse import quote_plus
 
 from secmiddleware.fields.pairs import (
     MAX_PAIRS,
@@ -21,6 +21,7 @@ from secmiddleware.fields.pairs import (
     UnreadableForm,
     json_of_text,
     text_of_json,
+    unescaped,
 )
 
 # Some apps read JSON whatever a body is called: a form that is JSON as well would come to them unread.
@@ -34,7 +35,7 @@ class _Escaped:
     before: bytes = b""
 
     def read(self, written: bytes) -> bytes:
-        return json_of_text(_unescaped(written))
+        return json_of_text(unescaped(written))
 
     def write(self, value: bytes) -> bytes:
         return self.before + quote_plus(text_of_json(value)).encode("ascii")
@@ -79,13 +80,6 @@ def _name(written: bytes) -> str:
     if not written.isascii():
         raise UnreadableForm
     try:
-        return _unescaped(written).decode("utf-8")
+        return unescaped(written).decode("utf-8")
     except UnicodeDecodeError:
         raise UnreadableForm from None
-
-
-def _unescaped(written: bytes) -> bytes:
-    # By way of Latin-1: a percent sign that begins no escape stays, as it does for frameworks.
-    if b"%" not in written and b"+" not in written:
-        return written
-    return unquote_plus(written.decode("latin-1"), "latin-1").encode("latin-1")

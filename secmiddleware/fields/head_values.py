@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from http.cookies import SimpleCookie
 from typing import Final, TypeVar
-from urllib.parse import quote_plus, unquote_plus
+from urllib.parse import quote_plus
 
 import msgspec
 
 from secmiddleware.fields.bodies import Act
 from secmiddleware.fields.head_marks import HeadMark
-from secmiddleware.fields.json_reading import text_of_string
+from secmiddleware.fields.pairs import Unwritable, text_of_json, unescaped
 from secmiddleware.fields.values import PlaceRule
 from secmiddleware.messages import Headers, Refusal, RequestHead, ResponseHead
 
@@ -124,14 +124,10 @@ class _Writer:
         value = self.act(self.place, msgspec.json.encode(text) if text else self.empty, self.where)
         if isinstance(value, Refusal):
             raise _Refused(value)
-        if value == b"null":
-            return ""
-        if not value.startswith(b'"'):
-            return value.decode("utf-8")
-        made = text_of_string(value)
-        if made is None:
-            raise _CannotStand
-        return made
+        try:
+            return text_of_json(value)
+        except Unwritable:
+            raise _CannotStand from None
 
 
 def _with_headers(head: _HeadT, headers: Headers) -> _HeadT:
@@ -213,18 +209,13 @@ def _in_query(query: bytes, name: str, write: _Write) -> bytes:
 
 def _parameter(pair: bytes, wanted: bytes, write: _Write) -> bytes:
     name, equals, value = pair.partition(b"=")
-    if _unquoted(name) != wanted:
+    if unescaped(name) != wanted:
         return pair
     try:
-        text = _unquoted(value).decode("utf-8")
+        text = unescaped(value).decode("utf-8")
     except UnicodeDecodeError:
         raise _CannotStand from None
     return name + (equals or b"=") + quote_plus(write(text)).encode("ascii")
-
-
-def _unquoted(value: bytes) -> bytes:
-    # By way of Latin-1: a percent sign that begins no escape stays, as it does for frameworks.
-    return unquote_plus(value.decode("latin-1"), "latin-1").encode("latin-1")
 
 
 def _in_locations(headers: Headers, name: str, write: _Write) -> Headers:

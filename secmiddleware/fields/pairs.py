@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Final, Protocol
+from urllib.parse import unquote_plus
 
 import msgspec
 
@@ -74,6 +75,14 @@ def text_of_json(value: bytes) -> str:
     if text is None:
         raise Unwritable
     return text
+
+
+def unescaped(written: bytes) -> bytes:
+    """What a name or value of a form, or of a query, says (WHATWG URL §5.1)."""
+    # By way of Latin-1: a percent sign that begins no escape stays, as it does for frameworks.
+    if b"%" not in written and b"+" not in written:
+        return written
+    return unquote_plus(written.decode("latin-1"), "latin-1").encode("latin-1")
 
 
 class Selection:
