@@ -14,6 +14,7 @@ import uvloop
 from gunicorn.config import Config as GunicornConfig
 from gunicorn.glogging import Logger
 from gunicorn.sock import create_sockets
+from gunicorn.workers import gasgi
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 
@@ -73,6 +74,7 @@ def gunicorn_serving(app: App, options: dict[str, Any], loop: str = "asyncio") -
     sockets = create_sockets(cfg, log)
     loaded = type("Loaded", (), {"wsgi": lambda _self: app})()
     worker = _Worker(1, os.getppid(), sockets, loaded, 15, cfg, log)
+    before = gasgi.ASGIProtocol  # a worker has its process for itself, and so puts ours there for good
     thread = threading.Thread(target=worker.init_process, name=f"gunicorn on {loop}")
     thread.start()
     try:
@@ -82,6 +84,7 @@ def gunicorn_serving(app: App, options: dict[str, Any], loop: str = "asyncio") -
     finally:
         worker._quick_shutdown, worker.alive = True, False
         thread.join(PATIENCE)
+        gasgi.ASGIProtocol = before
         assert not thread.is_alive(), "gunicorn does not stop"
         worker.tmp.close()
         for descriptor in worker.PIPE:
