@@ -23,7 +23,7 @@ demo: venv-demo ## a tour of ten seconds over real TLS (ARGS=--keep leaves the s
 	@.venv/bin/secmiddleware demo $(ARGS)
 
 test: venv-dev ## the whole test-suite (ARGS="-k keyring" picks some)
-	.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: venv-dev ## lint, formatting and types
 	.venv/bin/python -m ruff check .
