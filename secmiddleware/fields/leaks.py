@@ -41,13 +41,12 @@ _TAIL: Final = 6 * LONGEST
 class Opened(list[tuple[str, bytes]]):
     """What the app was given: a field's name and a raw JSON value, each time; of a stream the newest."""
 
-    def __init__(self, opened: Iterable[tuple[str, bytes]] = ()) -> None:
-        super().__init__(opened)
-        self.limit: int | None = None
-        """Bytes of values that are remembered; None: all of them."""
-        self.forgotten = 0
-        """How many are not remembered any more."""
-        self._size = sum(len(value) for _, value in self)
+    # Of the class, so that making one, which every exchange does, is making a list.
+    limit: int | None = None
+    """Bytes of values that are remembered of those that are appended; None: all of them."""
+    forgotten: int = 0
+    """How many are not remembered any more."""
+    _size: int = 0
 
     def append(self, value: tuple[str, bytes], /) -> None:
         """Remember one more; half of what is beyond the limit is forgotten at once, the oldest first."""

@@ -29,6 +29,8 @@ class Plan:
     _request_head: MarkedHead | None
     _response_head: MarkedHead | None
     _limits: Limits
+    marks_anything: bool
+    """Whether any message is rewritten."""
     private: bool
     """Whether a response depends on its caller: it has plaintext for some, or tokens bound to one."""
     sockets: bool
@@ -57,16 +59,11 @@ class Plan:
             MarkedHead.of(inward),
             MarkedHead.of(outward),
             limits,
+            marks_anything=any(place.marks for place in (*inward, *outward)),
             private=any(place.response == "decrypt" or place.field.is_for_one_caller for place in outward),
             sockets=all(place.websocket for place in places) and MarkedHead.of(places) is None,
             varies=any(place.response == "encrypt" or place.field.rewrap for place in outward),
         )
-
-    @property
-    def marks_anything(self) -> bool:
-        """Whether any message is rewritten."""
-        marked = (self._request, self._response, self._request_head, self._response_head)
-        return any(one is not None for one in marked)
 
     def frames(self, exchange: Exchange) -> Frames:
         """What happens to the messages of a websocket."""
