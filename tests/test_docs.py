@@ -104,7 +104,7 @@ def test_the_apps_of_the_readme_tell_a_caller_what_is_missing(
 def test_the_page_on_marks_shows_what_comes_of_its_model(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from secmiddleware.security import marked_places
+    from secmiddleware.parts import marked_places
 
     page = (ROOT / "docs" / "marks.md").read_text()
     (model,) = _blocks(page, "python")

@@ -40,6 +40,7 @@ LAYERS = (
         "testing",
     },
     {"security"},
+    {"parts"},
     {"engine", "rotation", "telemetry", "settings", "scopes", "environs"},
     {"identity", "fields"},
     {"certificates", "encryption"},

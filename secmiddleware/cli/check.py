@@ -67,7 +67,7 @@ def _findings(config: Path, settings: Settings, summary: list[str]) -> Iterator[
 
     Raises ConfigError where a part finds more than one mistake.
     """
-    from secmiddleware.security import certificates_of, encryption_of
+    from secmiddleware.parts import certificates_of, encryption_of
 
     source = str(config)
     summary.append(

@@ -331,7 +331,7 @@ def _looking(ring: EncryptionManager, change: Callable[[bytes], bytes]) -> Calla
 
 def _hand(ring: EncryptionManager, rule: FieldSettings, field: str, whose: dict[str, str]) -> Hand:
     from secmiddleware.fields.documents import Hand
-    from secmiddleware.security import listed_fernet
+    from secmiddleware.parts import listed_fernet
 
     return Hand(
         ring,
@@ -391,7 +391,7 @@ def _marks(settings: Settings, work: _Work) -> tuple[str, ...]:
 
 def _placed(settings: Settings) -> tuple[MarkedPlace, ...]:
     """Where everything is marked; models are looked for where the command was started, as `run` does."""
-    from secmiddleware.security import marked_places
+    from secmiddleware.parts import marked_places
 
     sys.path.insert(0, str(Path.cwd()))
     return marked_places(settings)

@@ -27,7 +27,7 @@ def opened_ring(settings: Settings, config: Path, *, first_block: int = 0) -> En
 
     Raises SecMiddlewareError where there is none to be had.
     """
-    from secmiddleware.security import encryption_of
+    from secmiddleware.parts import encryption_of
 
     source = str(config)
     if settings.keys is None:

@@ -180,7 +180,7 @@ def _write_settings(starter: Starter, text: str, undo: ExitStack) -> None:
 
 def _fill_state(starter: Starter, broker: str | None) -> None:
     from secmiddleware.files import write_secret
-    from secmiddleware.security import encryption_of
+    from secmiddleware.parts import encryption_of
     from secmiddleware.settings import load
 
     write_secret(starter.state / "kek", os.urandom(_KEK_BYTES))

@@ -21,7 +21,7 @@ from cheroot.wsgi import Gateway_10
 from secmiddleware.errors import SecMiddlewareError
 from secmiddleware.identity.presentation import presented_on
 from secmiddleware.messages import PRESENTED_KEY
-from secmiddleware.security import certificates_of
+from secmiddleware.parts import certificates_of
 from secmiddleware.server_kinds_wsgi import CHEROOT
 from secmiddleware.servers.late_handshakes import Door
 from secmiddleware.servers.readiness import check_serveable, check_source

@@ -27,7 +27,8 @@ from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from gunicorn.errors import HaltServer  # type: ignore[import-untyped]
 
 from secmiddleware.errors import SecMiddlewareError
-from secmiddleware.security import SecurityManager, certificates_of
+from secmiddleware.parts import certificates_of
+from secmiddleware.security import SecurityManager
 from secmiddleware.servers.readiness import check_serveable
 from secmiddleware.servers.target import load_app
 from secmiddleware.settings import Settings, load

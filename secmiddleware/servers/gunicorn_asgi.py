@@ -17,8 +17,8 @@ from typing import Any, Final, Literal
 from urllib.parse import unquote_to_bytes
 
 from secmiddleware.certificates.contexts import HTTP_1, HTTP_2
+from secmiddleware.parts import certificates_of
 from secmiddleware.scopes import Scope
-from secmiddleware.security import certificates_of
 from secmiddleware.servers.certified import MountedApp
 from secmiddleware.servers.gunicorn import DISBELIEF
 from secmiddleware.servers.readiness import check_serveable

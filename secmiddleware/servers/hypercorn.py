@@ -22,7 +22,7 @@ from hypercorn.asyncio.tcp_server import TCPServer as _StockTcp
 from hypercorn.asyncio.udp_server import UDPServer as _StockUdp
 
 from secmiddleware.certificates.contexts import HTTP_1, HTTP_2
-from secmiddleware.security import certificates_of
+from secmiddleware.parts import certificates_of
 from secmiddleware.servers.certified import MountedApp
 from secmiddleware.servers.readiness import check_serveable
 from secmiddleware.servers.spots import HookError, Server

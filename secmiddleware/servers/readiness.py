@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from secmiddleware.errors import ConfigError, Finding
-from secmiddleware.security import certificates_of
+from secmiddleware.parts import certificates_of
 from secmiddleware.server_kinds_wsgi import ServerKind, twins_of
 from secmiddleware.settings import Settings
 

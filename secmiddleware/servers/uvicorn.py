@@ -32,8 +32,9 @@ from uvicorn.supervisors import Multiprocess
 from secmiddleware.asgi import SecMiddleware
 from secmiddleware.certificates.contexts import HTTP_1, HTTP_2
 from secmiddleware.errors import SecMiddlewareError
+from secmiddleware.parts import certificates_of
 from secmiddleware.scopes import App, Message, Receive, Scope, Send
-from secmiddleware.security import SecurityManager, certificates_of
+from secmiddleware.security import SecurityManager
 from secmiddleware.servers.certified import CertifiedApp
 from secmiddleware.servers.readiness import check_serveable
 from secmiddleware.servers.spots import Server

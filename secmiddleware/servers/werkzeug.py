@@ -15,7 +15,7 @@ from typing import Any
 from werkzeug.serving import WSGIRequestHandler, run_simple
 
 from secmiddleware.errors import SecMiddlewareError
-from secmiddleware.security import certificates_of
+from secmiddleware.parts import certificates_of
 from secmiddleware.server_kinds_wsgi import WERKZEUG
 from secmiddleware.servers.late_handshakes import Door
 from secmiddleware.servers.readiness import check_serveable, check_source

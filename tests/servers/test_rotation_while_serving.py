@@ -58,7 +58,7 @@ response = "encrypt"
 
 ROTATE = """
 import sys
-from secmiddleware.security import encryption_of
+from secmiddleware.parts import encryption_of
 from secmiddleware.settings.loading import load
 manager = encryption_of(load(sys.argv[1], {}).keys)
 manager.start()

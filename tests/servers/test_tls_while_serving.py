@@ -21,7 +21,8 @@ from secmiddleware.asgi import SecMiddleware as Asgi
 from secmiddleware.certificates import following
 from secmiddleware.certificates.authority import Issued
 from secmiddleware.certificates.following import served_from
-from secmiddleware.security import SecurityManager, certificates_of
+from secmiddleware.parts import certificates_of
+from secmiddleware.security import SecurityManager
 from secmiddleware.servers import cheroot, gunicorn_asgi, hypercorn, werkzeug
 from secmiddleware.wsgi import SecMiddleware as Wsgi
 from servers import wsgi_servers

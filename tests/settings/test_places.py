@@ -16,7 +16,8 @@ from starlette.testclient import TestClient
 from secmiddleware import Encrypted
 from secmiddleware.asgi import SecMiddleware
 from secmiddleware.errors import ConfigError
-from secmiddleware.security import SecurityManager, marked_places
+from secmiddleware.parts import marked_places
+from secmiddleware.security import SecurityManager
 from secmiddleware.settings.places import MarkedPlace, places_of
 
 OPEN = SERVICE + '[mtls]\nclient = "off"\n' + KEYS

@@ -14,7 +14,7 @@ from settings.documents import MTLS, SERVICE
 from secmiddleware import SecurityManager
 from secmiddleware.errors import ConfigError
 from secmiddleware.identity.bound_tokens import TokenJudge
-from secmiddleware.security import tokens_of
+from secmiddleware.parts import tokens_of
 from secmiddleware.settings.models import Settings
 
 ROUTE = '[[routes]]\npath = "/accounts/**"\nrequire_bound_token = true\n'
