@@ -7,45 +7,33 @@ refused, since nobody has judged it.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from secmiddleware.asgi_bodies import Answer, Download, Upload
 from secmiddleware.asgi_lifespan import Lifespan, nothing
-from secmiddleware.asgi_websocket import Socket, deny
+from secmiddleware.asgi_websocket import Socket
 from secmiddleware.engine import Admission, seen_by_the_app
 from secmiddleware.errors import BrokenOffError, SecMiddlewareError
-from secmiddleware.fields.flows import Flow
 from secmiddleware.identity.presentation import hands_over
 from secmiddleware.messages import (
-    Body,
-    Event,
-    Head,
-    Headers,
     Refusal,
     RequestHead,
-    ResponseHead,
-    Trailers,
 )
-from secmiddleware.scopes import App, Message, Receive, Scope, Send, head_of, route_of, show
+from secmiddleware.scopes import App, Receive, Scope, Send, head_of, route_of, show
 from secmiddleware.security import SecurityManager
 from secmiddleware.server_kinds import UNKNOWN, kind_of_callables
 from secmiddleware.settings.models import Settings
 from secmiddleware.telemetry.audit import AuditObserver
-from secmiddleware.telemetry.observer import ExchangeRecord, Observation, Observer, Stage
+from secmiddleware.telemetry.observer import ExchangeRecord, Observer, Stage
 
 logger = logging.getLogger("secmiddleware.asgi")
 
 _APPLIED_KEY: Final = "secmiddleware.applied"
-
-# Extensions may carry a response past `send`: of a held one, the app is offered none but these.
-_TRAILERS: Final = "http.response.trailers"
-_HARMLESS_EXTENSIONS: Final = ("tls", _TRAILERS)
 
 # Different things that a shell tells of; what goes wrong anew with each request is not told for ever.
 _MOST_TOLD: Final = 20
@@ -53,8 +41,6 @@ _MOST_TOLD: Final = 20
 _OVER_TLS: Final = ("https", "wss")
 
 _STAGES: Final[tuple[Stage, Stage]] = ("request", "response")
-
-_SWITCHING_PROTOCOLS: Final = 101  # RFC 9110 §15.2.2: what a websocket begins with
 
 
 class SecMiddleware:
@@ -132,7 +118,7 @@ class SecMiddleware:
         else:
             verdict = manager.admit(head)
         observation = self._observer.begin(seen_by_the_app(head, verdict), verdict, started_ns)
-        answer = _Answer(scope, receive, send, observation)
+        answer = Answer(scope, receive, send, observation)
         error: str | None = None
         try:
             if isinstance(verdict, Refusal):
@@ -157,15 +143,15 @@ class SecMiddleware:
         admission: Admission,
         scope: Scope,
         receive: Receive,
-        answer: _Answer,
+        answer: Answer,
         came: RequestHead,
     ) -> None:
         observation = answer.observation
         show(scope, admission.identity, admission.claims, admission.unaccepted)
         head, hear = observation.head, answer.receive
-        upload: _Upload | None = None
+        upload: Upload | None = None
         if not admission.request.passive:
-            upload = _Upload(admission.streamed(), answer.receive, observation, self._offload)
+            upload = Upload(admission.streamed(), answer.receive, observation, self._offload)
             rewritten = await upload.begin(head)
             if isinstance(rewritten, Refusal):
                 await answer.refuse(rewritten)
@@ -177,7 +163,7 @@ class SecMiddleware:
         send = answer.watched if observation.watches else answer.send
         with observation.active():
             if not flow.passive:
-                download = _Download(flow, answer, observation, self._offload, upload)
+                download = Download(flow, answer, observation, self._offload, upload)
                 await download.drive(self.app, scope, hear)
             elif head.protocol == "websocket":
                 await self._connected(admission, scope, receive, send, answer, came)
@@ -190,7 +176,7 @@ class SecMiddleware:
         scope: Scope,
         receive: Receive,
         send: Send,
-        answer: _Answer,
+        answer: Answer,
         came: RequestHead,
     ) -> None:
         manager = self._manager
@@ -226,260 +212,3 @@ class SecMiddleware:
         if what not in self._told and len(self._told) < _MOST_TOLD:
             self._told.add(what)
             logger.error("%s", what)
-
-
-def _on_asyncio() -> bool:
-    """Whether the loop that runs us is asyncio's: hypercorn has trio's, too."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-async def _finish(
-    flow: Flow, stage: Stage, observation: Observation, offload: int, *, complete: bool
-) -> Iterable[Event]:
-    """The flow's last events; from `offload` bytes on worked out in a thread while asyncio's loop goes on."""
-    start_ns = time.time_ns()
-    if flow.held < offload or not _on_asyncio():
-        events = tuple(flow.finish(complete))
-    else:
-        events = await asyncio.to_thread(lambda: tuple(flow.finish(complete)))
-    observation.stage(stage, start_ns, time.time_ns(), flow.report)
-    return events
-
-
-def _lower(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    return tuple((bytes(name).lower(), bytes(value)) for name, value in headers)
-
-
-class _Upload:
-    """Drives the request flow with what the server receives."""
-
-    def __init__(self, flow: Flow, receive: Receive, observation: Observation, offload: int) -> None:
-        self._flow = flow
-        self._offload = offload
-        self._receive = receive
-        self._observation = observation
-        self._pending: deque[Event] = deque()
-        self._ended = False
-        self._gone = False
-        self.refusal: Refusal | None = None
-        """Why the body ends too soon for the app; not set where the caller has gone away."""
-
-    async def begin(self, head: RequestHead) -> RequestHead | Refusal:
-        """The head for the app, as soon as the flow lets it go; or why it does not."""
-        self._pending.extend(self._flow.start(head))
-        match await self._next():
-            case Head(RequestHead() as for_the_app):
-                return for_the_app
-            case Refusal() as refusal:
-                return refusal
-        raise SecMiddlewareError("a request flow gave something else before its head")
-
-    async def receive(self) -> Message:
-        """The app's `receive`: the body as the flow lets it through, then what the server has to say."""
-        match await self._next():
-            case None:
-                return await self._receive()
-            case Body(data, more):
-                return {"type": "http.request", "body": data, "more_body": more}
-            case Refusal() as refusal if not self._gone:
-                self.refusal = refusal
-        return {"type": "http.disconnect"}
-
-    async def _next(self) -> Event | None:
-        while not self._pending and not self._ended:
-            message = await self._receive()
-            if message["type"] != "http.request":
-                self._gone = True
-                await self._end(complete=False)
-                break
-            self._pending.extend(self._flow.feed(message.get("body", b"")))
-            if not message.get("more_body", False):
-                await self._end(complete=True)
-        return self._pending.popleft() if self._pending else None
-
-    async def _end(self, *, complete: bool) -> None:
-        self._ended = True
-        events = await _finish(self._flow, "request", self._observation, self._offload, complete=complete)
-        self._pending.extend(events)
-
-
-class _Answer:
-    """What leaves towards the caller, and the refusal where there is one."""
-
-    __slots__ = ("_receive", "_scope", "gone", "observation", "refusal", "send", "status")
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send, observation: Observation) -> None:
-        self.send = send
-        self.status: int | None = None
-        self.refusal: Refusal | None = None
-        self.gone = False
-        """Whether the server has said that the caller is gone: then what is left unfinished is no fault."""
-        self._scope = scope
-        self._receive = receive
-        self.observation = observation
-
-    async def receive(self) -> Message:
-        """The server's `receive`, with an ear for a caller who goes away."""
-        message = await self._receive()
-        self.gone = self.gone or message["type"] == "http.disconnect"
-        return message
-
-    async def watched(self, message: Message) -> None:
-        """The server's `send`, with an eye on the status."""
-        match message["type"]:
-            case "http.response.start" | "websocket.http.response.start":
-                self.status = message["status"]
-            case "websocket.accept":
-                self.status = _SWITCHING_PROTOCOLS
-        await self.send(message)
-
-    async def head(self, head: ResponseHead, *, trailers: bool = False) -> None:
-        """Send a response's head; `trailers` says that there will be some."""
-        self.status = head.status
-        start = {"type": "http.response.start", "status": head.status, "headers": list(head.headers)}
-        await self.send(start | {"trailers": True} if trailers else start)
-
-    async def body(self, data: bytes, *, more: bool) -> None:
-        """Send a piece of its body."""
-        await self.send({"type": "http.response.body", "body": data, "more_body": more})
-
-    async def trailers(self, headers: Headers) -> None:
-        """Send all its trailers."""
-        await self.send({"type": _TRAILERS, "headers": list(headers), "more_trailers": False})
-
-    async def refuse(self, refusal: Refusal) -> None:
-        """Send the problem in place of a response, or of a websocket's acceptance."""
-        self.refusal = refusal
-        if self._scope["type"] == "websocket":
-            await self._receive()  # websocket.connect: nothing may be sent before it
-            await self.deny(refusal)
-            return
-        head, problem = refusal.problem(self.observation.trace_id or "")
-        await self.head(head)
-        bodiless = self._scope.get("method") == "HEAD"
-        await self.body(b"" if bodiless else problem, more=False)
-
-    async def deny(self, refusal: Refusal) -> None:
-        """Send the problem in place of a websocket; close it with 1008 where it cannot have one."""
-        self.status = await deny(self._scope, self.send, refusal, self.observation.trace_id or "")
-
-
-class _Download:
-    """Drives the response flow with what the app sends."""
-
-    def __init__(
-        self,
-        flow: Flow,
-        answer: _Answer,
-        observation: Observation,
-        offload: int,
-        upload: _Upload | None = None,
-    ) -> None:
-        """`upload` is the request that may still be on its way to the app."""
-        self._flow = flow
-        self._offload = offload
-        self._answer = answer
-        self._observation = observation
-        self._upload = upload
-        self._started = False
-        self._begun = False
-        """Whether anything has left."""
-        self._ended = False
-        self._broken: BrokenOffError | None = None
-        self._trailing = False
-        """Whether the app has said that trailers come: then the body's end is not yet the response's."""
-        self._body_ended = False
-
-    async def drive(self, app: App, scope: Scope, receive: Receive) -> None:
-        """Call the app. A response that it leaves unfinished is none, also where it raises."""
-        extensions = scope.get("extensions") or {}
-        scope["extensions"] = {name: extensions[name] for name in extensions if name in _HARMLESS_EXTENSIONS}
-        try:
-            await app(scope, receive, self._send)
-        except Exception:
-            # Some apps make another error of ours, which says that nobody is there any more.
-            if self._broken is None and not await self._break_off():
-                raise
-        await self._break_off()
-        if self._broken is not None:
-            raise self._broken
-
-    async def _break_off(self) -> bool:
-        """End what the app has not ended. Whether what it raised is what the caller has been told."""
-        told = None if self._upload is None else self._upload.refusal
-        if self._answer.refusal is None:
-            self._answer.refusal = told
-        if self._ended or self._answer.gone:
-            return False
-        if told is not None and not self._begun:
-            await self._perform((told,))
-            return True
-        if self._begun:
-            self._ended = True
-            await _finish(self._flow, "response", self._observation, self._offload, complete=False)
-            self._broken = BrokenOffError("the app left its response unfinished")
-        elif self._started:
-            await self._end(complete=False)
-        else:
-            await self._perform((Refusal("internal_error"),))
-        return False
-
-    async def _send(self, message: Message) -> None:
-        if self._broken is not None:
-            raise self._broken  # as servers do after a disconnect: nobody is there any more
-        if self._ended:
-            return  # refused already: what the app still has to say goes nowhere
-        match message["type"], self._started:
-            case "http.response.start", False:
-                self._started = True
-                self._trailing = message.get("trailers", False)
-                head = ResponseHead(message["status"], _lower(message.get("headers", ())))
-                await self._perform(self._flow.start(head))
-            case "http.response.body", True if not self._body_ended:
-                await self._perform(self._flow.feed(message.get("body", b"")))
-                self._body_ended = not message.get("more_body", False)
-                if not self._ended and self._body_ended and not self._trailing:
-                    await self._end(complete=True)
-            case "http.response.trailers", True if self._body_ended:
-                self._flow.trail(_lower(message.get("headers", ())))
-                if not message.get("more_trailers", False):
-                    await self._end(complete=True)
-            case kind, _:
-                raise SecMiddlewareError(f"the app sent {kind!r} where the ASGI specification allows no such")
-        if self._broken is not None:
-            raise self._broken
-
-    async def _end(self, *, complete: bool) -> None:
-        self._ended = True
-        events = await _finish(self._flow, "response", self._observation, self._offload, complete=complete)
-        if await self._perform(events) and self._trailing:
-            await self._answer.trailers(())  # the head has promised some
-
-    async def _perform(self, events: Iterable[Event]) -> bool:
-        """Whether the response goes on: no event has refused it."""
-        for event in events:
-            match event:
-                case Head(ResponseHead() as head):
-                    self._begun = True
-                    await self._answer.head(head, trailers=self._trailing)
-                case Body(data, more):
-                    await self._answer.body(data, more=more)
-                case Trailers(headers):
-                    self._trailing = False
-                    await self._answer.trailers(headers)
-                case Refusal() if self._begun:
-                    self._ended = True
-                    self._answer.refusal = event
-                    self._broken = BrokenOffError(f"the response was broken off: {event.code}")
-                    now_ns = time.time_ns()
-                    self._observation.stage("response", now_ns, now_ns, self._flow.report)
-                    return False
-                case Refusal():
-                    self._ended = True
-                    await self._answer.refuse(event)
-                    return False
-        return True

@@ -30,10 +30,12 @@ LAYERS = (
     {"cli"},
     {
         "asgi",
+        "asgi_bodies",
         "asgi_lifespan",
         "asgi_websocket",
         "wsgi",
         "wsgi_input",
+        "wsgi_output",
         "server_check",
         "servers",
         "client",
@@ -52,7 +54,11 @@ FLOOR = len(LAYERS) - 1  # the base modules may use each other
 NEIGHBOURS = {
     ("asgi", "asgi_lifespan"),  # the shell is what starts and stops within it
     ("asgi", "asgi_websocket"),  # the shell puts it round an app's receive and send
-    ("wsgi", "wsgi_input"),  # the shell drives the body
+    ("asgi", "asgi_bodies"),  # the shell has the bodies driven
+    ("asgi_bodies", "asgi_websocket"),  # a refusal of a websocket is its denial
+    ("wsgi", "wsgi_input"),  # the shell has the bodies driven
+    ("wsgi", "wsgi_output"),
+    ("wsgi_output", "wsgi_input"),  # what ends a flow ends both
     ("wsgi", "server_check"),  # and asks about its server
     ("servers", "asgi"),  # what a server hook wraps is the shell
     ("servers", "wsgi"),
