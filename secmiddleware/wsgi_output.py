@@ -195,25 +195,23 @@ class Download:
             # A test client hears only of what is raised here, and shows it to the test.
             self._exchange.write(b"".join(answer))
             raise
-        return self._answer() if rest is None else rest
+        return rest
 
-    def _run(self, app: WSGIApplication, environ: WSGIEnvironment) -> _Streamed | None:
-        """Take what the app gives, until the flow has decided; the rest of it where that streams."""
+    def _run(self, app: WSGIApplication, environ: WSGIEnvironment) -> Iterable[bytes]:
+        """Take what the app gives until the flow has decided; what is returned closes the app's iterable."""
         iterable = app(environ, self._start_response)
-        lets_go = False
         try:
             iterator = iter(iterable)
             while not self.streams and not self.ended:
                 self.pull(iterator)
-            lets_go = self.streams and not self.ended
-            if lets_go:
+            if self.streams:
                 self._answer_now()
-        finally:
-            if not lets_go:
-                _close(iterable)
-        if not lets_go and not self._answered:
-            return None
-        return _Streamed(self, self._exchange, iterator, iterable if lets_go else None)
+            else:
+                self._body = b"".join(self._answer())
+        except BaseException:
+            _close(iterable)
+            raise
+        return _Answered(self, self._exchange, iterator, iterable)
 
     def pull(self, iterator: Iterator[bytes]) -> None:
         """Give the flow what comes next of the app, or its end."""
@@ -319,17 +317,17 @@ class Download:
             self._exchange.begin(self._outcome, self._line)
 
 
-class _Streamed:
-    """A response that leaves record by record: nothing is read ahead, and `close` ends the exchange."""
+class _Answered:
+    """What leaves, at once or record by record: nothing is read ahead, and `close` ends the exchange."""
 
     def __init__(
         self,
         download: Download,
         exchange: Exchange,
         iterator: Iterator[bytes],
-        iterable: Iterable[bytes] | None,
+        iterable: Iterable[bytes],
     ) -> None:
-        """`iterable` is the app's, to be closed; None where that has been done."""
+        """`iterable` is the app's, to be closed."""
         self._download = download
         self._exchange = exchange
         self._iterator = iterator
@@ -372,8 +370,7 @@ class _Streamed:
         self._closed = True
         try:
             with self._exchange.observation.active():
-                if self._iterable is not None:
-                    _close(self._iterable)
+                _close(self._iterable)
         except BaseException as raised:
             self._raised = self._raised or raised
             raise

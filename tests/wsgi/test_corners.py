@@ -93,7 +93,8 @@ def test_a_caller_who_is_gone_when_the_answer_is_ready_leaves_nothing_held(
     pieces = iter(answer)
     for _ in range(read):
         next(pieces)
-    del pieces, answer  # a server that cannot send any more reads no further
+    answer.close()  # a server that cannot send any more reads no further
+    del pieces, answer
     assert body.closed == 1
     assert held(manager) == 0
 
