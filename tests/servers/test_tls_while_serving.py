@@ -253,6 +253,14 @@ def test_a_bad_pair_leaves_the_good_one_in_force_and_is_told_once(
         assert expiry == datetime.fromisoformat(manager.status()["certificates"]["server"]["not_after"])
 
 
+def shown_to_the_second(port: int, caller: Any) -> bytes | None:
+    """As `shown`; None where OpenSSL's clock, which is some milliseconds late, is not there yet."""
+    try:
+        return shown(port, caller)
+    except ssl.SSLCertVerificationError:
+        return None
+
+
 def test_a_certificate_of_later_is_taken_when_its_time_has_come(
     operator: Operator, pki: Pki, soon: None
 ) -> None:
@@ -267,7 +275,7 @@ def test_a_certificate_of_later_is_taken_when_its_time_has_come(
         assert source is not None
         until(lambda: source.trouble, "it is not taken yet")
         assert shown(port, alice) == good
-        until(lambda: shown(port, alice) == der_of(soon_good), "its time has come")
+        until(lambda: shown_to_the_second(port, alice) == der_of(soon_good), "its time has come")
 
 
 def test_bad_cas_leave_the_good_ones_in_force(operator: Operator, pki: Pki, soon: None) -> None:
