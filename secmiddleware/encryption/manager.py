@@ -23,15 +23,13 @@ from secmiddleware.encryption.keyring import Keyring
 from secmiddleware.encryption.padding import padded
 from secmiddleware.encryption.record import RECORD, KeyPolicy, RingRecord
 from secmiddleware.encryption.tokens import Context, Format, does_not_open
-from secmiddleware.encryption.uses import FIRST_BLOCK, NEXT_BLOCK, ROTATE_AT, Ration
+from secmiddleware.encryption.upkeep import Upkeep
+from secmiddleware.encryption.uses import FIRST_BLOCK, Ration
 from secmiddleware.errors import KeyringError, KeyUnknown, SealError, StoreUnavailable
 from secmiddleware.state import Reach, StateStore
 
 __all__ = ["EncryptionManager", "KeyPolicy", "Transition", "utc_now"]
 
-_LEASE_SECONDS: Final = 30.0
-"""For one read and one write; whoever takes longer is refused by the store."""
-_SPENDING: Final = frozenset({KeyState.PENDING, KeyState.PRIMARY})
 _LOOK_SECONDS: Final = 1.0
 """Between two looks for an unknown key where there is no line: whoever made a token chose its key id."""
 
@@ -116,13 +114,13 @@ class EncryptionManager:
             ration=lambda: Ration(first_block, self._want_uses),
         )
         self._states: Mapping[str, KeyState] = {}
-        self._name = os.urandom(8).hex()
         self._alarms: dict[str, str] = {}
         self._lock = threading.RLock()
         self._last_look = 0.0
         self._look_soon: Callable[[], None] = _nobody
         self._tend_soon: Callable[[], None] = _nobody
         self._published: Callable[[], None] = _nobody
+        self._upkeep = Upkeep(self._record, self.policy, first_block, clock)
         _managers.add(self)
 
     @property
@@ -161,7 +159,7 @@ class EncryptionManager:
                 with self._watched("store"):
                     self._record.look()
             with self._watched("uses"):
-                self._reserve(self._clock())
+                self._upkeep.reserve(self._clock())
 
     def look(self) -> tuple[Transition, ...]:
         """What has changed since the last look, by others or by the clock; takes what is new in the store."""
@@ -180,11 +178,12 @@ class EncryptionManager:
                 return ()
             now = self._clock() if now is None else now
             with self._watched("rotation"):
-                self._rotate_if_due(now)
+                if self._upkeep.rotate_if_due(now):
+                    self._published()
             with self._watched("uses"):
-                self._reserve(now)
+                self._upkeep.reserve(now)
             with self._watched("issue"):
-                self._reissue_if_due(now)
+                self._upkeep.reissue_if_due(now)
             return self._transitions(now)
 
     def rotate(self) -> str:
@@ -196,7 +195,8 @@ class EncryptionManager:
         """
         with self._lock:
             self._record.look()
-            kid = self._add_key()
+            kid = self._record.add_key(self._first_block)
+            self._published()
         self._tend_soon()
         return kid
 
@@ -447,31 +447,12 @@ class EncryptionManager:
         try:
             return seal(keyring)
         except SealError:
-            if self._tend_soon is not _nobody or not self._reserve_more():
+            if self._tend_soon is not _nobody:
                 raise
+            with self._lock:
+                if not self._upkeep.reserve_more():
+                    raise
         return seal(self._record.known())
-
-    def _reserve_more(self) -> bool:
-        """Reserves uses of the primary key, each time twice as many; whether that could have helped.
-
-        Raises SealError where none are to be had.
-        """
-        if self._first_block == 0:
-            return False
-        with self._lock:
-            try:
-                self._record.look()
-                keyring = self._record.known()
-                entry = keyring.primary(self._clock())
-                key = keyring.secret_of(entry.kid)
-                if key is None or entry.distrusted:
-                    return False
-                if key.ration.left == 0:
-                    block = min(max(2 * key.ration.block, self._first_block), NEXT_BLOCK)
-                    self._reserve_block(entry.kid, block)
-            except (StoreUnavailable, KeyringError) as error:
-                raise SealError(f"no more uses of the key could be reserved: {error}") from error
-        return True
 
     def _know(self, use: Callable[[Keyring], bytes]) -> bytes:
         """What `use` makes; an unknown key has the store looked at, here and now where nobody else does."""
@@ -503,58 +484,6 @@ class EncryptionManager:
             raise KeyringError(f"there is no ring {self.ring} in the store")
         if self._record.make(self._first_block) is None and not self._record.take_in():
             raise StoreUnavailable(f"the store refuses a first ring {self.ring} and has none")
-
-    def _add_key(self, fence: int | None = None) -> str:
-        kid = self._record.add_key(self._first_block, fence)
-        self._published()
-        return kid
-
-    def _reserve(self, now: datetime) -> None:
-        keyring = self._record.known()
-        refused: KeyringError | None = None
-        for entry in keyring.keys:
-            key = keyring.secret_of(entry.kid)
-            if key is None or keyring.state_of(entry.kid, now) not in _SPENDING:
-                continue
-            block = key.ration.next_block
-            if not block:
-                continue
-            try:
-                self._reserve_block(entry.kid, block)
-            except KeyringError as error:
-                # A key that is used up must not keep the one that waits behind it from being ready.
-                refused = refused or error
-        if refused is not None:
-            raise refused
-
-    def _reserve_block(self, kid: str, block: int) -> None:
-        self._record.publish(
-            lambda document: document.with_uses(kid, block, self._clock()), granted={kid: block}
-        )
-
-    def _rotate_if_due(self, now: datetime) -> None:
-        if not self._rotation_is_due(now):
-            return
-        fence = self._record.lease(self._holder(), _LEASE_SECONDS)
-        if fence is None:
-            return
-        # Another may have done it between our last look and the lease.
-        self._record.take_in()
-        if self._rotation_is_due(now):
-            self._add_key(fence)
-
-    def _rotation_is_due(self, now: datetime) -> bool:
-        last = self._record.known().keys[-1]
-        if now < last.activate_at:
-            return False
-        return now >= last.activate_at + self.policy.rotate_every or last.uses >= ROTATE_AT or last.distrusted
-
-    def _reissue_if_due(self, now: datetime) -> None:
-        if self._record.known().document.issued_at < now - self.policy.oldest_first / 2:
-            self._record.publish(lambda document: document.reissued(self._clock()))
-
-    def _holder(self) -> str:
-        return f"{self._name}-{os.getpid()}"
 
     def _want_uses(self) -> None:
         self._tend_soon()

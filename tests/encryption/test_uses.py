@@ -264,14 +264,14 @@ def in_child():
     getattr(manager, step)()
     assert manager.status()["keys"][0]["uses_left_here"] == 100
     assert manager.open("ssn", manager.seal("ssn", b"2")) == b"2"
-    assert manager._holder() != holder
+    assert manager._upkeep.holder != holder
 
 def hold():
     with manager._lock:
         held.set()
         threading.Event().wait()
 
-held, holder = threading.Event(), manager._holder()
+held, holder = threading.Event(), manager._upkeep.holder
 if lock == "locked":
     threading.Thread(target=hold, daemon=True).start()
     held.wait()

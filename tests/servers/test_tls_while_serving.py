@@ -253,7 +253,7 @@ def test_a_bad_pair_leaves_the_good_one_in_force_and_is_told_once(
         assert expiry == datetime.fromisoformat(manager.status()["certificates"]["server"]["not_after"])
 
 
-def shown_to_the_second(port: int, caller: Any) -> bytes | None:
+def shown_to_the_second(port: int, caller: ssl.SSLContext) -> bytes | None:
     """As `shown`; None where OpenSSL's clock, which is some milliseconds late, is not there yet."""
     try:
         return shown(port, caller)
