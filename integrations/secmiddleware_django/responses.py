@@ -80,7 +80,7 @@ class Download:
             self._apply()
             return
         start_ns = time.time_ns()
-        self._events += self._flow.finish(True)  # noqa: FBT003  (a whole body)
+        self._events += self._flow.finish(complete=True)
         self._observation.stage("response", start_ns, time.time_ns(), self._flow.report)
         if self.refusal is None:
             self._apply()
@@ -120,7 +120,7 @@ class Download:
             yield from self._let_go(self._events)
             for piece in self._pieces:
                 yield from self._let_go(self._flow.feed(piece))
-            yield from self._let_go(self._flow.finish(True))  # noqa: FBT003  (a whole body)
+            yield from self._let_go(self._flow.finish(complete=True))
         finally:
             self._end()
 
@@ -132,7 +132,7 @@ class Download:
             async for piece in self._pieces:
                 for data in self._let_go(self._flow.feed(piece)):
                     yield data
-            for data in self._let_go(self._flow.finish(True)):  # noqa: FBT003  (a whole body)
+            for data in self._let_go(self._flow.finish(complete=True)):
                 yield data
         finally:
             self._end()
@@ -150,7 +150,7 @@ class Download:
     def _end(self) -> None:
         """Tell what was done to a stream. Where it has not come to its end nothing more goes on."""
         start_ns = time.time_ns()
-        self._flow.finish(False)  # noqa: FBT003
+        self._flow.finish(complete=False)
         self._observation.stage("response", start_ns, time.time_ns(), self._flow.report)
 
     def _apply(self) -> None:

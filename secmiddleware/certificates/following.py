@@ -252,7 +252,9 @@ class _Watcher:
         """In the child of a fork nobody serves yet, and there is no thread."""
         for source in tuple(self._sources):
             source.begun = False
-        self.__init__()  # type: ignore[misc]
+        self._lock = threading.Lock()  # a thread of the parent may have held it
+        self._sources = WeakSet()
+        self._thread = None
 
 
 _watcher: Final = _Watcher()
