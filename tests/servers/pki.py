@@ -56,12 +56,14 @@ class Pki:
             self._contexts[name, tls, http2] = context
         return self._contexts[name, tls, http2]
 
+    def fresh(self, name: str, issued: Issued) -> tuple[Path, Path]:
+        """The files of a certificate that shares its name with others."""
+        return self.written(f"{name.replace('/', '-')}-{next(self._numbers)}", issued)
+
     def short_lived(self, name: str, lifetime: timedelta) -> ssl.SSLContext:
         """The context of a client whose certificate ends so long from now."""
         issued = self.trusted.issue_client(spiffe_id=self.spiffe(name), lifetime=lifetime)
-        return client_context(
-            self.ca, *self.written(f"{name.replace('/', '-')}-{next(self._numbers)}", issued)
-        )
+        return client_context(self.ca, *self.fresh(name, issued))
 
     @staticmethod
     def spiffe(name: str) -> str:

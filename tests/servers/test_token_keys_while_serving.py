@@ -31,7 +31,7 @@ class Caller:
 
     def __init__(self, pki: Pki) -> None:
         issued = pki.trusted.issue_client(spiffe_id=pki.spiffe("bound"))
-        files = pki.written(f"bound-{id(self)}", issued)
+        files = pki.fresh("bound", issued)
         self.context: ssl.SSLContext = client_context(pki.ca, *files)
         leaf = x509.load_pem_x509_certificate(issued.certificate_pem)
         self.der = leaf.public_bytes(Encoding.DER)
