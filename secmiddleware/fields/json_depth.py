@@ -64,7 +64,8 @@ def decode_shallow(decode: Callable[[bytes], T], body: bytes, limit: int) -> T:
 
 def brackets_in(body: bytes) -> int:
     """How many open in a body, in strings and out of them: it is no deeper."""
-    objects = body.count(b"{")
+    # To look for one byte is ten times quicker than to count it, and many bodies are one flat object.
+    objects = body.count(b"{") if body.find(b"{", 1) > 0 else 1
     return objects + body.count(b"[") if b"[" in body else objects
 
 

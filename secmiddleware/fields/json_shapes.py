@@ -115,12 +115,17 @@ def shape_of(state: State, trunk: tuple[str, ...], *, in_array: bool) -> tuple[A
             shape, part = Raw, Value(wanted.mark, name, way)
         else:
             shape, part = shape_of(wanted, way, in_array=in_array)
-        attribute = f"m{index}"
+        attribute = attribute_of(index)
         names[attribute] = name
         shapes.append((attribute, shape | UnsetType, UNSET))
         members.append((attrgetter(attribute), name, part))
     wanted_members = msgspec.defstruct("WantedMembers", shapes, rename=names, gc=False, eq=False)
     return wanted_members | None, Object(tuple(members))
+
+
+def attribute_of(index: int) -> str:
+    """What a member of an object's `members` is called as an attribute of what msgspec makes."""
+    return f"m{index}"
 
 
 def leaves(part: Part) -> Iterator[Value]:

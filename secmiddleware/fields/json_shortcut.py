@@ -31,6 +31,7 @@ from secmiddleware.fields.json_shapes import (
     Part,
     Value,
     Values,
+    attribute_of,
     leaves,
     passed,
     shape_of,
@@ -42,8 +43,9 @@ _START: Final = attrgetter("start")
 # So small a body has few values, and every function that is called is felt.
 _SMALL: Final = 8 * 1024
 
-_Way = tuple[Callable[[Any], Any] | None, ...]
-"""From the root of what msgspec made to the values of one mark: how to get a member; None for elements."""
+_Way = tuple[Callable[[Any], Any], ...]
+"""From the root of what msgspec made to the values of one mark: how to get to the next array, then to what is
+in each of its elements, and so on."""
 
 
 class Shortcut:
@@ -83,7 +85,7 @@ class Shortcut:
 
         None where it has another form; False where it is none that the shortcut can read.
         """
-        if self._singles is None or len(body) > _SMALL or self._may_escape(body):
+        if self._singles is None or len(body) > _SMALL or (b"\\" in body and self._may_escape(body)):
             return None
         places = []
         for single in self._singles:
@@ -202,26 +204,37 @@ class Shortcut:
         return True
 
 
-def _ways(part: Part, way: _Way = ()) -> Iterator[tuple[Value, _Way]]:
+def _ways(part: Part, names: str = "", way: _Way = ()) -> Iterator[tuple[Value, _Way]]:
     """The marked values of a shape, each with the way to it."""
     match part:
         case Value():
-            yield part, way
+            yield part, (*way, _getter(names))
         case Array(elements):
-            yield from _ways(elements, (*way, None))
+            yield from _ways(elements, "", (*way, _getter(names)))
         case Object(members):
-            for get, _, member in members:
-                yield from _ways(member, (*way, get))
+            for index, (_, _, member) in enumerate(members):
+                yield from _ways(member, f"{names}.{attribute_of(index)}".lstrip("."), way)
+
+
+def _getter(names: str) -> Callable[[Any], Any]:
+    return attrgetter(names) if names else _itself
+
+
+def _itself(value: Any) -> Any:
+    return value
 
 
 def _only(root: Any, way: _Way) -> Any:
     """The one value that msgspec has on this way; None where there is none, or more than one."""
     values = [root]
-    for get in way:
-        if get is None:
-            values = values[0] if len(values) == 1 else [one for many in values for one in many]
-            if None in values:
-                values = [value for value in values if value is not None]
-        else:
-            values = [value for value in map(get, values) if value is not UNSET and value is not None]
+    for step, get in enumerate(way):
+        within = chain.from_iterable(values) if step else values
+        values = []
+        for one in within:
+            try:
+                value = get(one)
+            except AttributeError:  # null stands on the way, or nothing
+                continue
+            if value is not UNSET and value is not None:
+                values.append(value)
     return values[0] if len(values) == 1 else None
