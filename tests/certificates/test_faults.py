@@ -186,11 +186,11 @@ def test_looking_for_the_reason_among_namesakes_is_bounded():
     key = key_of("p256", 5)
     ring = [make("ring", key=key_of("p256", 100 + n), extensions=[IS_CA]) for n in range(10)]
     leaf = strict_leaf(make("ring", key=key, extensions=[IS_CA]))
-    started = time.perf_counter()
+    started = time.thread_time()
     assert reason_of(presented(leaf, *ring), profile="private-pki")[1] in {"signature", "path"}
     same = [make("ring", key=key, extensions=[IS_CA]) for _ in range(10)]
     assert reason_of(presented(leaf, *same), profile="private-pki")[1] == "path"
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
 
 
 @given(st.data())

@@ -478,9 +478,9 @@ def test_nothing_trusted_means_nobody():
 def test_issuers_that_vouch_for_each_other_do_not_cost_time():
     key = key_of("p256", 99)
     ring = [make("ring", key=key, extensions=[(x509.BasicConstraints(True, None), True)]) for _ in range(10)]
-    started = time.perf_counter()
+    started = time.thread_time()
     assert code_of(presented(strict_leaf(ring[0]), *ring), profile="private-pki") == "certificate_untrusted"
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2
 
 
 # private-pki takes what everyday private CAs make; strict does not

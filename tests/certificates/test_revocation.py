@@ -439,9 +439,9 @@ def test_a_hundred_thousand_entries_cost_a_judgement_nothing(tmp_path):
         for _ in range(40):
             judging._kept.clear()
             given = presented(LEAF)
-            started = time.perf_counter()
+            started = time.thread_time()
             judging.judge(given, NOW)
-            times.append(time.perf_counter() - started)
+            times.append(time.thread_time() - started)
         return statistics.median(times)
 
     # cryptography's own look-up takes 7 ms and more at this size.

@@ -105,10 +105,10 @@ def test_members_behind_one_another_are_one_body_where_the_format_has_them():
 
 @pytest.mark.parametrize("name", [b"gzip", b"zstd"])
 def test_more_members_than_anybody_writes_are_refused_at_once(name):
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(Undecodable):
         decoded(encoded(b"", [name]) * 100_000, [name], LIMITS)
-    assert time.perf_counter() - start < 1
+    assert time.thread_time() - start < 1
     assert decoded(encoded(b"1", [name]) * 1000, [name], LIMITS) == b"1" * 1000
 
 
@@ -127,10 +127,10 @@ def test_a_checksum_that_does_not_fit_is_no_body():
 def test_a_bomb_is_not_unpacked(name):
     bomb = encoded(bytes(64 << 20), [name])
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(DecodedTooLarge):
         decoded(bomb, [name], LIMITS)
-    taken, (_, peak) = time.perf_counter() - start, tracemalloc.get_traced_memory()
+    taken, (_, peak) = time.thread_time() - start, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert taken < 1
     assert peak < 8 * MAX_BODY

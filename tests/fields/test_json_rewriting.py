@@ -122,12 +122,12 @@ def test_depth_is_limited_whatever_brackets_stand_in_strings():
 
 
 def test_a_million_brackets_are_refused_at_once():
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises(UnreadableJSON):
         check(b"[" * 1_000_000)
     with pytest.raises(UnreadableJSON):
         check(b"[" * 1_000_000 + b"]" * 1_000_000)
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
 
 
 def test_more_hits_than_the_limit_are_refused():
@@ -234,9 +234,9 @@ def test_time_is_linear_in_hostile_bodies(name, unit, marks):
         text = body(size)
         best = 60.0
         for _ in range(3):
-            started = time.perf_counter()
+            started = time.thread_time()
             one.locate(text)
-            best = min(best, time.perf_counter() - started)
+            best = min(best, time.thread_time() - started)
         return best
 
     one.locate(body(1000))

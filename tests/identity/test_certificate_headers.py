@@ -109,15 +109,15 @@ def test_a_header_costs_little_and_a_long_one_no_more_than_its_length() -> None:
     headers = tuple((name.encode(), b"x") for name in ORDINARY)
     took = []
     for _ in range(20):
-        began = time.perf_counter()
+        began = time.thread_time()
         for _ in range(20):
             strip(headers)
-        took.append((time.perf_counter() - began) / 20 / len(headers))
-    assert min(took) < 2e-6  # 0.1 us on an idle machine; this one may be anything but idle
+        took.append((time.thread_time() - began) / 20 / len(headers))
+    assert min(took) < 2e-6  # some 0.1 us
     for name in (b"x-ssl-" + b"c" * 1_000_000, b"_" * 1_000_000, b"x-cl" + b"_" * 1_000_000):
-        began = time.perf_counter()
+        began = time.thread_time()
         assert not is_certificate_header(name)
-        assert time.perf_counter() - began < 0.5
+        assert time.thread_time() - began < 0.5
 
 
 @pytest.mark.parametrize("name", [b"x-our-own", b"x_our_own", b"x-our_own"])
