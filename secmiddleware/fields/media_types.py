@@ -77,6 +77,12 @@ def read_media_type(value: bytes) -> MediaType:
     return MediaType(kind) if kind != "multipart" else _multipart(parameters)
 
 
+def says_json(value: bytes) -> bool:
+    """Whether a Content-Type says JSON, be it in an encoding that is not read here."""
+    media_type = _MEDIA_TYPE.match(value)
+    return media_type is not None and _JSON.fullmatch(media_type[1].lower()) is not None
+
+
 def is_plain_text(value: bytes) -> bool:
     """Whether a Content-Type says text/plain in UTF-8, or in an encoding that is not told."""
     media_type = _MEDIA_TYPE.match(value)

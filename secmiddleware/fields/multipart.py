@@ -15,7 +15,7 @@ from typing import Final
 
 from secmiddleware.fields.json_reading import UnreadableJSON
 from secmiddleware.fields.json_rewriting import Hit
-from secmiddleware.fields.media_types import is_plain_text, read_media_type
+from secmiddleware.fields.media_types import is_plain_text, read_media_type, says_json
 from secmiddleware.fields.pairs import (
     MAX_PAIRS,
     PairMarks,
@@ -103,12 +103,16 @@ def locate(body: bytes, boundary: bytes, marks: PairMarks) -> list[Spot]:
 
 
 def _in_part(body: bytes, part: _Part, selection: Selection, nth: int) -> Iterator[Spot]:
-    mark = selection.of_text(nth)
-    is_json = part.content_type is not None and read_media_type(part.content_type).kind == "json"
-    if is_json and not part.is_file:
-        if part.transfer_encoding not in _SAME_BYTES:
+    mark = selection.of_file(nth) if part.is_file else selection.of_text(nth)
+    if part.content_type is not None and says_json(part.content_type):
+        is_read = read_media_type(part.content_type).kind == "json"
+        if not is_read or part.transfer_encoding not in _SAME_BYTES:
             raise UnreadableForm(mark)
-        for hit in _in_json(body, part, selection, nth):
+        hits = _in_json(body, part, selection, nth)
+        if part.is_file and (mark is not None or hits):
+            # Browsers give a filename to every blob: an app may read it as it reads the part without one.
+            raise UnreadableForm(hits[0].mark if mark is None else mark)
+        for hit in hits:
             yield Spot(hit.start, hit.end, hit.mark, _JSON)
     elif mark is not None:
         is_text = part.content_type is None or is_plain_text(part.content_type)

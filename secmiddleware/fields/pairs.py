@@ -88,9 +88,18 @@ def unescaped(written: bytes) -> bytes:
 class Selection:
     """What the marks want of the pairs of one name."""
 
-    def __init__(self, residues: Sequence[tuple[tuple[Step, ...], int]], locator_for: LocatorFor) -> None:
-        """For each mark that has come to this name: the steps that are left of it, and its index."""
+    def __init__(
+        self,
+        residues: Sequence[tuple[tuple[Step, ...], int]],
+        locator_for: LocatorFor,
+        named: int | None = None,
+    ) -> None:
+        """For each mark that has come to this name: the steps that are left of it, and its index.
+
+        `named` is the first mark that begins with this very name.
+        """
         self._locator_for = locator_for
+        self._named = named
         self._whole = min((mark for steps, mark in residues if not steps), default=None)
         self._each = min((mark for steps, mark in residues if steps in ((), (Each(),))), default=None)
         self._nth = {
@@ -109,6 +118,11 @@ class Selection:
         """The mark that selects the text of the nth pair of the name, counted from 0."""
         marks = [mark for mark in (self._each, self._nth.get(nth)) if mark is not None]
         return min(marks, default=None)
+
+    def of_file(self, nth: int) -> int | None:
+        """The mark for whose sake the nth pair of the name may be no file: of it, or of something in it."""
+        mark = self.of_text(nth)
+        return self._named if mark is None else mark
 
     def in_json(self, text: bytes, start: int, nth: int) -> list[Hit]:
         """What is marked in a JSON text, the value of the nth pair of the name; `start` is where it begins.
@@ -136,13 +150,20 @@ class PairMarks:
     def __init__(self, marks: Sequence[Mark], locator_for: LocatorFor = Locator) -> None:
         """`locator_for` makes what finds marks in a part that is JSON."""
         names = {mark.steps[0].name for mark in marks if isinstance(mark.steps[0], Name | Descend)}
-        self._named = {name: Selection(_residues(marks, Name(name)), locator_for) for name in names}
+        self._named = {
+            name: Selection(_residues(marks, Name(name)), locator_for, _first_of(marks, name))
+            for name in names
+        }
         self._others = Selection(_residues(marks, None), locator_for)
 
     def selection(self, name: str) -> Selection | None:
         """What is wanted of the pairs of this name; None where nothing is."""
         found = self._named.get(name, self._others)
         return None if found.is_empty else found
+
+
+def _first_of(marks: Sequence[Mark], name: str) -> int | None:
+    return next((index for index, mark in enumerate(marks) if mark.steps[0] == Name(name)), None)
 
 
 def _residues(marks: Sequence[Mark], way: Name | None) -> list[tuple[tuple[Step, ...], int]]:

@@ -106,6 +106,38 @@ def test_a_marked_part_that_is_no_text_is_refused_by_its_mark(content):
     assert (refusal.code, refusal.where) == ("payload_malformed", "$.ssn")
 
 
+INSIDE = [place("$.data.ssn", request="encrypt")]
+ANYWHERE = [place("$..ssn", request="encrypt")]
+UTF_16 = b"Content-Type: application/json; charset=utf-16"
+BLOB = b'name="data"; filename="blob"'
+
+
+@pytest.mark.parametrize(
+    ("places", "content"),
+    [
+        (INSIDE, part(b'{"ssn":"x"}', BLOB, JSON)),
+        (INSIDE, part(b'{"ssn":"x"}', BLOB, b"Content-Type: application/octet-stream")),
+        (INSIDE, part(b'{"ssn":"x"}', BLOB)),
+        (INSIDE, part('{"ssn":"x"}'.encode("utf-16"), b'name="data"', UTF_16)),
+        (INSIDE, part(b"eyJzc24iOjF9", b'name="data"', JSON, b"Content-Transfer-Encoding: base64")),
+        (ANYWHERE, part(b'[{"ssn":"x"}]', BLOB, JSON)),
+        (ANYWHERE, part('{"ssn":"x"}'.encode("utf-16"), BLOB, UTF_16)),
+        (ANYWHERE, part(b"{", BLOB, JSON)),
+    ],
+)
+def test_a_value_inside_a_part_does_not_pass_because_the_part_is_a_file_or_not_read(places, content):
+    assert sent(places, form(content)).code == "payload_malformed"
+
+
+def test_files_without_a_marked_name_or_value_pass():
+    body = form(
+        part(b'{"other":"x"}', BLOB, JSON),
+        part(b'{"ssn":"x"}', BLOB, b"Content-Type: image/png"),
+    )
+    assert sent(ANYWHERE, body).body == body
+    assert sent([place("$.x.ssn", request="encrypt")], body).body == body
+
+
 GOOD = part(b"x", b'name="a"')
 
 
