@@ -2,8 +2,8 @@
 
 An app can echo what it was given: a validation error that quotes its input would hand a caller the plaintext
 of another's token. What is looked for is each opened value as it is and as web apps escape it (JSON and
-JavaScript, HTML and XML, URLs, cookies); a value that an app encodes otherwise (base64, UTF-16) or changes is
-not found.
+JavaScript, HTML and XML, URLs, cookies, Python's repr, CSV); a value that an app encodes otherwise (base64,
+UTF-16) or changes is not found.
 """
 
 from __future__ import annotations
@@ -253,14 +253,19 @@ def _spellings(text: str) -> Iterator[bytes]:
         for escaped in (html.escape(text), html.escape(text, quote=False), quote(text), quote(text, safe="")):
             yield escaped.encode("utf-8")
         yield quote_plus(text).encode("ascii")
+    if '"' in text:
+        yield text.replace('"', '""').encode("utf-8")  # as CSV has it
     with suppress(UnicodeEncodeError):
         yield text.encode("latin-1")  # as frameworks write headers
 
 
 _ENTITY: Final = re.compile(rb"&(?:#([0-9]{1,7})|#[xX]([0-9a-fA-F]{1,6})|(amp|lt|gt|quot|apos));")
 _NAMED: Final = {b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
-# JSON and JavaScript, and the octal escapes of a quoted cookie (http.cookies).
-_ESCAPE: Final = re.compile(rb"((?:\\u[0-9a-fA-F]{4})++)|\\([0-3][0-7]{2})|\\([^u])", re.DOTALL)
+# JSON and JavaScript, the octal escapes of a quoted cookie (http.cookies), and what Python's repr has.
+_ESCAPE: Final = re.compile(
+    rb"((?:\\u[0-9a-fA-F]{4})++)|((?:\\x[0-9a-fA-F]{2})++)|\\U([0-9a-fA-F]{8})|\\([0-3][0-7]{2})|\\([^u])",
+    re.DOTALL,
+)
 _PERCENT: Final = re.compile(rb"(?:%[0-9a-fA-F]{2})++")
 _SHORT: Final = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 
@@ -295,6 +300,10 @@ def _of_entity(found: re.Match[bytes]) -> bytes:
     if name is not None:
         return _NAMED[name]
     code = int(decimal) if decimal is not None else int(hexadecimal, 16)
+    return _utf_8_of(code)
+
+
+def _utf_8_of(code: int) -> bytes:
     return chr(code).encode("utf-8", "surrogatepass") if code <= 0x10FFFF else b""
 
 
@@ -303,8 +312,18 @@ def _of_percent(found: re.Match[bytes]) -> bytes:
 
 
 def _of_escape(found: re.Match[bytes]) -> bytes:
-    units, octal, char = found.groups()
+    units, octets, code, octal, char = found.groups()
     if units is not None:
         utf_16 = bytes.fromhex(units.replace(b"\\u", b"").decode("ascii"))
         return utf_16.decode("utf-16-be", "surrogatepass").encode("utf-8", "surrogatepass")
+    if octets is not None:
+        # UTF-8 in what is shown of bytes; of a text, each is a letter of Latin-1.
+        said = bytes.fromhex(octets.replace(b"\\x", b"").decode("ascii"))
+        try:
+            said.decode("utf-8")
+        except UnicodeDecodeError:
+            return said.decode("latin-1").encode("utf-8")
+        return said
+    if code is not None:
+        return _utf_8_of(int(code, 16))
     return bytes((int(octal, 8),)) if octal is not None else _SHORT.get(char, char)

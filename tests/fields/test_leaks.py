@@ -110,6 +110,8 @@ TEXTS += [
     "&amp; not & an <entity>",
     "per%cent%20 ü+ü",
     "O'Brien\n& Sons",
+    "nul\x00 \x1b[1m, ü\xa0é and 😀",
+    "\\xfc \\U0001f600 \\x",
 ]
 
 
@@ -137,7 +139,13 @@ TEXTS += [
         lambda text: json.dumps({"next": "/x?" + urlencode({"q": text})}),
         lambda text: "".join(f"\\u{ord(char):04X}" if ord(char) < 0x10000 else char for char in text),
         lambda text: "".join(f"\\u{ord(char):04x}" if char in "<>&'" else char for char in json.dumps(text)),
-        lambda text: repr(text.encode())[2:-1] if text.isascii() and "'" not in text else text,
+        repr,
+        ascii,
+        lambda text: repr(text.encode()),
+        lambda text: repr(json.dumps({"a": text}, ensure_ascii=False).encode()),
+        lambda text: html.escape(repr([text])),
+        lambda text: json.dumps({"msg": f"bad input {text.encode()!r}"}),
+        lambda text: '"' + text.replace('"', '""') + '",1\r\n',
     ],
     ids=[
         "as it is",
@@ -161,6 +169,12 @@ TEXTS += [
         "all escaped, upper-case",
         "JSON in a script",
         "repr",
+        "repr in ASCII",
+        "repr of bytes",
+        "repr of a body",
+        "repr in HTML",
+        "repr of bytes in JSON",
+        "CSV",
     ],
 )
 def test_a_value_is_found_in_every_spelling_that_web_apps_have(text, spell):
