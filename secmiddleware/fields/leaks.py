@@ -253,6 +253,10 @@ def _spellings(text: str) -> Iterator[bytes]:
         for escaped in (html.escape(text), html.escape(text, quote=False), quote(text), quote(text, safe="")):
             yield escaped.encode("utf-8")
         yield quote_plus(text).encode("ascii")
+    if _LINE_END.search(as_is) is not None:
+        # Clients and writers of events join lines with a line feed, forms and mails with both.
+        yield _LINE_END.sub(b"\n", as_is)
+        yield _LINE_END.sub(b"\r\n", as_is)
     if '"' in text:
         yield text.replace('"', '""').encode("utf-8")  # as CSV has it
     with suppress(UnicodeEncodeError):

@@ -18,6 +18,7 @@ from secmiddleware.messages import Refusal
 GUARDED = [place("$.t", request="decrypt")]
 SEALING = [place("$.t", request="decrypt", response="encrypt")]
 HTML = ((b"content-type", b"text/html"),)
+EVENTS = ((b"content-type", b"text/event-stream"),)
 SSN = '"078-05-1120"'
 LEAK = Refusal("seal_failed", "fields.ssn.leak_guard")
 
@@ -179,6 +180,15 @@ TEXTS += [
 )
 def test_a_value_is_found_in_every_spelling_that_web_apps_have(text, spell):
     assert echoed(text, spell(text))
+
+
+@pytest.mark.parametrize("text", ["one\ntwo three", "one\r\ntwo three", "one\rtwo three"])
+def test_a_value_of_several_lines_is_found_whatever_ends_them(text):
+    lines = text.splitlines()
+    for end in ("\n", "\r\n"):
+        assert echoed(text, end.join(lines))
+    events = "".join(f"data: {line}\r\n" for line in lines) + "\r\n"
+    assert leaves(json.dumps(text), events.encode(), headers=EVENTS).refusal == LEAK
 
 
 @pytest.mark.parametrize("text", ["Doe, John; Jr.", 'say "hi", ok', "back\\slash; x"])
