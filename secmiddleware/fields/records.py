@@ -107,7 +107,8 @@ class Sequence(_Buffer):
         try:
             check(text)
         except UnreadableJSON:
-            return not text.strip(_SPACE)
+            # Behind a separator, blank lines may be how a text begins.
+            return len(text) == len(self._bytes) and not text.strip(_SPACE)
         return True
 
 

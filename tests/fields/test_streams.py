@@ -116,6 +116,14 @@ def test_a_text_of_a_sequence_on_several_lines_goes_on_when_it_is_whole():
     assert data_in(flow.feed(b"}\n")) == b'\x1e{\n"a":1\n}\n'
 
 
+def test_a_text_of_a_sequence_may_begin_with_blank_lines_in_any_pieces():
+    body = b'\x1e\n \n{"ssn":"1"}\n'
+    for cut in range(len(body)):
+        flow = streamed(SEAL, "sequence")
+        outcome = outcome_of(flow, [body[:cut], body[cut:]])
+        assert unsealed(outcome.body) == b'\x1e\n \n{"ssn":<"1">}\n', cut
+
+
 def test_an_unfinished_text_of_a_sequence_is_looked_at_a_few_times_and_waits_then_for_the_next():
     flow = streamed(SEAL, "sequence")
     for _ in range(50):
@@ -147,7 +155,7 @@ SEQUENCE_ENDS = st.sampled_from(["\n", "\r\n", "\n\n", ""])
 LINE_ENDS = st.sampled_from(["\n", "\r\n"])
 LINES = st.lists(st.tuples(VALUES | st.just(""), LINE_ENDS).map("".join), max_size=5).map("".join)
 SEQUENCES = st.lists(
-    st.tuples(st.just("\x1e"), VALUES | st.just(""), SEQUENCE_ENDS).map("".join),
+    st.tuples(st.sampled_from(["\x1e", "\x1e\n"]), VALUES | st.just(""), SEQUENCE_ENDS).map("".join),
     max_size=5,
 ).map("".join)
 EVENT_LINES = st.sampled_from(
