@@ -177,6 +177,11 @@ def texts_of(body: bytes, kind: Literal["lines", "sequence"]) -> Iterator[tuple[
         start = end + 1
 
 
+def has_text(unit: bytes) -> bool:
+    """Whether there is more in lines or a sequence than what is blank."""
+    return bool(unit.strip(_SPACE + _RS))
+
+
 def locate_in_texts(body: bytes, kind: Literal["lines", "sequence"], locator: Locator) -> list[Hit]:
     """Every marked value of lines or of a sequence, each of which is a JSON text or blank.
 

@@ -27,6 +27,7 @@ from secmiddleware.fields.heads import (
 from secmiddleware.fields.holding import BODY_KEY, Holding
 from secmiddleware.fields.limits import Limits
 from secmiddleware.fields.media_types import media_type_of
+from secmiddleware.fields.records import has_text
 from secmiddleware.fields.values import Exchange, Report, ValueWork
 from secmiddleware.messages import (
     Body,
@@ -39,7 +40,7 @@ from secmiddleware.messages import (
     header_values,
 )
 
-_WITHOUT_CONTENT: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+WITHOUT_CONTENT: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 """Methods for whose requests content means nothing (RFC 9110 §9.3): of them none is required."""
 
 
@@ -105,7 +106,7 @@ class RequestFlow(Holding):
         body = self._without_codings(came, head.headers)
         if isinstance(body, Refusal):
             return (body,)
-        if not body and (missing := self._missing(head)) is not None:
+        if (missing := self._missing(head, body)) is not None:
             return (missing,)
         rewritten = rewrite(body, self._marked, self._work.on_request, "payload_malformed", self._media_type)
         if isinstance(rewritten, Refusal):
@@ -117,11 +118,12 @@ class RequestFlow(Holding):
             return _go(head, headers, came)
         return _go(head, with_length(headers, len(rewritten.body)), rewritten.body)
 
-    def _missing(self, head: RequestHead | ResponseHead) -> Refusal | None:
-        """Why a request without a body may not go on."""
-        if isinstance(head, RequestHead) and head.method in _WITHOUT_CONTENT:
+    def _missing(self, head: RequestHead | ResponseHead, body: bytes) -> Refusal | None:
+        """Why a request without a body, or with rows of nothing, may not go on."""
+        if not body and isinstance(head, RequestHead) and head.method in WITHOUT_CONTENT:
             return None
-        return self._marked.missing(())
+        is_rows = self._media_type.kind in ("lines", "sequence")
+        return self._marked.missing(()) if not body or (is_rows and not has_text(body)) else None
 
     def _without_codings(self, body: bytes, headers: Headers) -> bytes | Refusal:
         """The body as it is to be read; of none, nothing is asked. The same object under no coding."""

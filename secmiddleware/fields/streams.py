@@ -29,7 +29,8 @@ from secmiddleware.fields.holding import HELD_KEY
 from secmiddleware.fields.leaks import LeakGuard
 from secmiddleware.fields.limits import Limits
 from secmiddleware.fields.media_types import MediaType, media_type_of
-from secmiddleware.fields.records import RecordKind, data_of_events, splitter_for
+from secmiddleware.fields.records import RecordKind, data_of_events, has_text, splitter_for
+from secmiddleware.fields.requests import WITHOUT_CONTENT
 from secmiddleware.fields.values import Report, ValueWork
 from secmiddleware.messages import (
     Body,
@@ -162,7 +163,7 @@ class _Stream:
 class RequestStream(_Stream):
     """A request that is a stream: its records are opened or sealed for the app, one by one."""
 
-    __slots__ = ("_exchange", "_marked", "_tags")
+    __slots__ = ("_exchange", "_lacking", "_marked", "_may_be_none", "_tags")
 
     def __init__(
         self, exchange: Exchange, marked: Marked, limits: Limits, kind: RecordKind, tags: EntityTags
@@ -171,6 +172,10 @@ class RequestStream(_Stream):
         self._exchange = exchange
         self._marked = marked
         self._tags = tags
+        self._lacking = marked.missing(())
+        """Why the stream may not end yet: something is required, and no record was there."""
+        self._may_be_none = False
+        """Whether nothing is required of it if there is nothing of it."""
         exchange.streaming = True
         exchange.opened.limit = REMEMBERED
 
@@ -182,7 +187,18 @@ class RequestStream(_Stream):
             # RFC 9112 §6: by one of two headers an app knows that there is a body.
             headers = (*headers, (b"transfer-encoding", b"chunked"))
         self._head = Head(replace(head, headers=headers))
+        self._may_be_none = isinstance(head, RequestHead) and head.method in WITHOUT_CONTENT
         return ()
+
+    def _let_go(self, units: Iterable[bytes], *, last: bool = False) -> Iterable[Event]:
+        units = tuple(units)
+        if self._lacking is not None:
+            self._may_be_none = self._may_be_none and not units
+            if any(has_text(unit) for unit in units):
+                self._lacking = None
+            elif last and not self._may_be_none:
+                return self._refuse([], self._lacking)
+        return super()._let_go(units, last=last)
 
     def _rewritten(self, unit: bytes) -> bytes | Refusal:
         self._exchange.renew()

@@ -52,6 +52,22 @@ def test_a_request_without_a_body_has_no_value_either(method):
     assert sent(method, headers=(*JSON, (b"content-length", b"0"))).code == "field_missing"
 
 
+@pytest.mark.parametrize("streams", [True, False])
+@pytest.mark.parametrize("kind", [b"application/x-ndjson", b"application/json-seq"])
+def test_of_records_there_must_be_one(kind, streams):
+    def code_of(method, *chunks):
+        head = RequestHead("http", method, "https", "/customers", headers=((b"content-type", kind),))
+        flow = Plan.compile(PLACES[:1], Limits(MAX_BODY)).request_flow(exchange(), streams=streams)
+        return drive(flow, head, chunks).code
+
+    assert code_of("POST") == code_of("POST", b"\n") == code_of("POST", b" \n", b"\n ") == "field_missing"
+    assert code_of("GET") is None
+    assert code_of("GET", b"\n") == "field_missing"
+    separator = b"\x1e" if b"seq" in kind else b""
+    assert code_of("POST", b"\n", separator + WHOLE, b"\n", b"\n") is None
+    assert code_of("POST", b"\n", separator + b"{}") == "field_missing"
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS"])
 def test_of_a_method_that_brings_no_body_none_is_required_and_of_its_body_all_the_same(method):
     assert sent(method).refusal is None
