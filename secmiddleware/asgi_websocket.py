@@ -160,7 +160,11 @@ class Socket:
         if frames is None:
             return message
         content = _content(message)
+        outcome: str | bytes | Refusal
         match message["type"]:
+            case "websocket.send" if message.get("text") is not None and message.get("bytes") is not None:
+                # Servers send the bytes; the specification allows one of them, and nobody looks at two.
+                outcome = Refusal("seal_failed")
             case "websocket.receive":
                 outcome = frames.receive(content)
             case "websocket.send":

@@ -70,6 +70,8 @@ class Talk:
 
     @staticmethod
     def _content(message: Any) -> dict[str, Any]:
+        if isinstance(message, dict):
+            return message
         return {"text": message} if isinstance(message, str) else {"bytes": message}
 
     async def _receive(self) -> Any:
@@ -143,6 +145,14 @@ def test_what_cannot_be_sealed_is_not_sent_and_ends_the_socket(manager: Security
     assert talk.texts == []
     assert talk.closed == (1011, "seal_failed")
     assert isinstance(talk.raised, OSError)
+
+
+@pytest.mark.parametrize("path", ["/both", "/in", "/out"])
+def test_a_message_with_two_contents_does_not_leave(manager: SecurityManager, path: str) -> None:
+    message = f'{{"ssn":"{seal(manager)}"}}' if path != "/out" else "{}"
+    talk = Talk(manager, path, message, answer={"text": "{}", "bytes": b"123-45-6789"})
+    assert talk.closed == (1011, "seal_failed")
+    assert "123-45-6789" not in repr(talk.sent)
 
 
 def test_an_app_of_an_older_version_hears_of_the_end_by_its_disconnect(manager: SecurityManager) -> None:
