@@ -7,7 +7,6 @@ import os
 import pty
 import stat
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -168,13 +167,7 @@ def test_rewrap_renews_under_the_new_key_also_what_a_distrusted_key_sealed(tmp_p
         assert ring is not None
         assert ring.keyring is not None
         kid = kid_of(old.strip())
-        ring.rotate()
-        ring._record.publish(
-            lambda document: replace(
-                document.reissued(document.issued_at),
-                keys=tuple(replace(key, distrusted=key.kid == kid) for key in document.keys),
-            )
-        )
+        ring.distrust(kid, rotate=True)
         while (left := ring.seconds_to_change()) is not None and left < 60:
             pass
     refused = fields(config, "open", "ssn", stdin=old)
