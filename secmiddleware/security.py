@@ -168,10 +168,10 @@ class SecurityManager:
     def on(self, *events: str) -> Callable[[Listener], Listener]:
         """Has the decorated function told what becomes of keys.
 
-        The events are `key.published`, `key.activated`, `key.demoted`, `key.retired` and `key.destroyed`.
-        Sync or async, it gets a Transition (`ring, gen, kid, before, after`) once for each key, event and
-        process, whoever rotated and however this process learned of it; it disturbs neither requests nor
-        other listeners. Without `[keys]` there is nothing to tell.
+        The events are `key.published`, `key.activated`, `key.demoted`, `key.retired`, `key.destroyed` and
+        `key.distrusted`. Sync or async, it gets a Transition (`ring, gen, kid, before, after, distrusted`)
+        once for each key, event and process, whoever rotated and however this process learned of it; it
+        disturbs neither requests nor other listeners. Without `[keys]` there is nothing to tell.
 
         Raises:
             ValueError: there is no such event; says which there are.

@@ -6,7 +6,8 @@ used wrongly.
 
 from __future__ import annotations
 
-from typing import Any
+import errno
+from typing import Any, Final
 
 import click
 
@@ -21,6 +22,9 @@ from secmiddleware.errors import ConfigError, SecMiddlewareError
 
 __all__ = ["main"]
 
+_OF_THE_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""What may come of standard output and input at any time; of a reader that goes away click makes an end."""
+
 
 class _Commands(click.Group):
     """Turns what our own code raises into words and an exit status; anything else is a defect, and shows."""
@@ -32,6 +36,10 @@ class _Commands(click.Group):
             show_findings(error.findings, err=True)
         except SecMiddlewareError as error:
             click.echo(f"Error: {error}", err=True)
+        except OSError as error:
+            if error.errno not in _OF_THE_DISK:
+                raise
+            click.echo(f"Error: what was read or written gave out: {error.strerror}", err=True)
         else:
             return result
         return ctx.exit(1)

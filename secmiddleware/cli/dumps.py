@@ -22,9 +22,10 @@ from secmiddleware.files import begun_secret
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-LARGEST_VALUE: Final = 4 << 20
-"""Of one value, and of one line of a dump: the largest body that settings allow by default."""
-LARGEST_DOCUMENT: Final = 64 << 20
+LARGEST_VALUE: Final = 12 << 20
+"""Of one value, and of one line of a dump, sealed or not. The largest body by default, 4 MiB,
+has room in it with every value sealed: that takes four bytes for three, and some fifty for each value."""
+LARGEST_DOCUMENT: Final = 96 << 20
 """Of a document, which is held as a whole, twice. What is larger is a dump, and goes line by line."""
 
 _BAR_AFTER: Final = 0.5
@@ -50,7 +51,11 @@ def source(path: Path | None) -> Iterator[BinaryIO]:
 
 def sink(path: Path | None, *, force: bool) -> AbstractContextManager[BinaryIO]:
     """Where bytes go: standard output, or a file that only its owner may read, there once it is whole."""
-    return nullcontext(sys.stdout.buffer) if path is None else _file(path, force=force)
+    if path is not None:
+        return _file(path, force=force)
+    if sys.stdout is None:
+        raise click.ClickException("there is no standard output to write to")
+    return nullcontext(sys.stdout.buffer)
 
 
 @contextmanager
@@ -82,6 +87,13 @@ def _read(file: BinaryIO, most: int) -> bytes:
     return data
 
 
+def no_larger(data: bytes, most: int) -> bytes:
+    """The same bytes, where a run that reads them again would take them. Raises ClickException."""
+    if len(data) > most:
+        raise click.ClickException(f"would be larger than {most} bytes, and could not be opened again")
+    return data
+
+
 def rewrite_lines(incoming: BinaryIO, outgoing: BinaryIO, change: Callable[[bytes], bytes], bar: Bar) -> int:
     """Writes each line changed, and tells how many there were. Empty lines and line ends stay as they are.
 
@@ -98,7 +110,7 @@ def rewrite_lines(incoming: BinaryIO, outgoing: BinaryIO, change: Callable[[byte
         if content.strip(b" \t\r"):
             try:
                 content = change(content)
-            except SecMiddlewareError as error:
+            except (SecMiddlewareError, click.ClickException) as error:
                 raise click.ClickException(f"line {number}: {error}") from None
         outgoing.write(content + end)
         bar.advance(len(line))

@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import click
 
 from secmiddleware.cli.console import config_option
-from secmiddleware.cli.dumps import Bar, read_document, read_value, rewrite_lines, sink, source
+from secmiddleware.cli.dumps import (
+    LARGEST_DOCUMENT,
+    LARGEST_VALUE,
+    Bar,
+    no_larger,
+    read_document,
+    read_value,
+    rewrite_lines,
+    sink,
+    source,
+)
 from secmiddleware.cli.keys import opened_ring
 from secmiddleware.errors import ConfigError, Finding
 
@@ -295,10 +305,16 @@ def _run(
             given = read_document(incoming)
         ring = opened_ring(settings, work.config, first_block=block)
         hand = _hand(ring, rule, work.field, whose)
-        change = partial(getattr(hand, document), marks=marks)
+        rewritten = partial(getattr(hand, document), marks=marks)
+        most = {None: LARGEST_VALUE, "json": LARGEST_DOCUMENT, "ndjson": LARGEST_VALUE}[work.shape]
+
+        def change(body: bytes) -> bytes:
+            result = value(hand, body) if work.shape is None else rewritten(body)
+            return result if document == "open_json" else no_larger(result, most)
+
         with sink(work.out, force=work.force) as outgoing:
             if work.shape is None:
-                outgoing.write(value(hand, given) + b"\n")
+                outgoing.write(change(given) + b"\n")
             elif work.shape == "json":
                 outgoing.write(change(given))
             else:
@@ -427,4 +443,10 @@ def _bound(rule: FieldSettings, work: _Work) -> dict[str, str]:
         if (value is not None) != (rule.bind == option):
             wanted = "needs" if value is None else "takes no"
             raise click.UsageError(f'bind is "{rule.bind}" here: this {wanted} --{option}')
+        if not value and value is not None:
+            raise click.UsageError(f"--{option} names nobody")
+        try:
+            (value or "").encode("utf-8")  # of other bytes the command line makes half surrogate pairs
+        except UnicodeEncodeError:
+            raise click.UsageError(f"--{option} is not in UTF-8") from None
     return {option: value for option, value in given.items() if value is not None}

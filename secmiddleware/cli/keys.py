@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from secmiddleware.settings import Settings
 
 _BROKER_SECONDS: Final = 3.0
+_SEALING: Final = ("pending", "primary")
 
 
 def opened_ring(settings: Settings, config: Path, *, first_block: int = 0) -> EncryptionManager:
@@ -47,10 +49,11 @@ def opened_ring(settings: Settings, config: Path, *, first_block: int = 0) -> En
     epilog="""\b
 Examples:
   secmiddleware keys list
-  secmiddleware keys rotate"""
+  secmiddleware keys rotate
+  secmiddleware keys distrust 1f0c9a2e"""
 )
 def keys() -> None:
-    """The key ring: list its keys, rotate."""
+    """The key ring: list its keys, rotate, distrust a key that is in other hands."""
 
 
 @keys.command(
@@ -120,6 +123,63 @@ def rotate(config: Path) -> None:
         click.echo(told)
 
 
+@keys.command(
+    epilog="""\b
+Examples:
+  secmiddleware keys distrust 1f0c9a2e
+  secmiddleware keys distrust 1f0c9a2e --rotate --yes --config deploy/secmiddleware.toml
+
+What the key sealed is not lost: "secmiddleware fields rewrap" renews what is stored. Running services hear
+of it as they do of a rotation."""
+)
+@config_option
+@click.option(
+    "--rotate",
+    "with_rotation",
+    is_flag=True,
+    help="Also if KEY seals now, or is the next to: a new key is published with it, if none waits. Until "
+    "that has its turn nothing is sealed, and requests that need it fail.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.argument("kid", metavar="KEY")
+def distrust(config: Path, kid: str, with_rotation: bool, yes: bool) -> None:
+    """Have no request open anything with KEY any more: it is in other hands, and its tokens may be forged.
+
+    That cannot be taken back. KEY is an id of "secmiddleware keys list".
+    """
+    from secmiddleware.settings import load
+
+    settings = load(config)
+    encryption = opened_ring(settings, config)
+    if not encryption.would_distrust(kid, rotate=with_rotation):
+        click.echo(f"key {kid} is distrusted already")
+        return
+    if not yes:
+        seals = any(key["kid"] == kid and key["state"] in _SEALING for key in encryption.status()["keys"])
+        nothing = ", nothing is sealed until another key has its turn" if seals else ""
+        _ask(f"From now on no request opens what key {kid} sealed{nothing}, and that stays so. Go on?")
+    with _announcing(settings, encryption) as announce:
+        encryption.distrust(kid, rotate=with_rotation)
+        told = announce()
+    status = encryption.status()
+    click.echo(f"key {kid} is distrusted, from generation {status['gen']} of ring {status['ring']} on")
+    sealing = next(key for key in status["keys"] if key["state"] == "primary")
+    if sealing["distrusted"]:
+        new = status["keys"][-1]
+        click.echo(
+            f"nothing is sealed until {_short(new['activate_at'])} UTC, when key {new['kid']} begins to"
+        )
+    if told is not None:
+        click.echo(told)
+
+
+def _ask(question: str) -> None:
+    """Goes on only if somebody says so."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise click.UsageError("there is nobody to ask: --yes goes on without")
+    click.confirm(question, abort=True, err=True)
+
+
 @contextmanager
 def _announcing(settings: Settings, encryption: EncryptionManager) -> Iterator[Callable[[], str | None]]:
     """What tells the other processes over the broker, and how that went in words; None without a broker.
@@ -151,7 +211,7 @@ def _announcing(settings: Settings, encryption: EncryptionManager) -> Iterator[C
             time.sleep(0.01)
         if broker.health()["notices_sent"]:
             return f"announced over {broker.address}"
-        return f"{broker.address} was not reached: running services find the key at their next look"
+        return f"{broker.address} was not reached: running services find it at their next look"
 
     broker.start(take=lambda _: None, compose=compose, connected=connected.set)
     try:

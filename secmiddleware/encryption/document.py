@@ -38,6 +38,10 @@ _RING: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 _TICK: Final = timedelta(microseconds=1)
 
+_WITH_ROTATION: Final = (
+    "or have both done now (--rotate), and nothing is sealed until the new key has its turn"
+)
+
 _DOCUMENT_MEMBERS: Final = frozenset({"ring", "gen", "issued_at", "root", "keys", "mac"})
 _KEY_MEMBERS: Final = frozenset(
     {"kid", "created_at", "activate_at", "retire_at", "distrusted", "destroyed_at", "uses", "wrapped"}
@@ -163,15 +167,29 @@ class RingDocument:
         return _changed(self.reissued(now), replace(key, uses=key.uses + block))
 
     def with_key(
-        self, kid: str, wrapped: bytes, *, uses: int, now: datetime, delay: timedelta, retire_after: timedelta
+        self,
+        kid: str,
+        wrapped: bytes,
+        *,
+        uses: int,
+        now: datetime,
+        delay: timedelta,
+        retire_after: timedelta,
+        distrusting: str | None = None,
     ) -> RingDocument:
         """The next generation with a new key, PENDING for `delay`; `retire_after` later the last one retires.
+
+        `distrusting` is the last key, if that is distrusted in the same generation.
 
         Raises:
             KeyringError: a key is PENDING already, or the ring is full.
         """
-        last = self.keys[-1]
-        if self.state_of(last, now) is KeyState.PENDING:
+        document = self
+        if distrusting is not None:
+            document = self._distrusting(distrusting, now)
+            now = max(now, document.keys[-1].activate_at)
+        last = document.keys[-1]
+        if document.state_of(last, now) is KeyState.PENDING:
             raise KeyringError(
                 f"key {last.kid} of ring {self.ring} is pending until {show_time(last.activate_at)}; "
                 "the ring can be rotated again after that"
@@ -185,7 +203,7 @@ class RingDocument:
         fresh = KeyEntry(
             kid, now, activate_at, None, distrusted=False, destroyed_at=None, uses=uses, wrapped=wrapped
         )
-        return replace(self.reissued(now), keys=(*self.keys[:-1], replaced, fresh))
+        return replace(document.reissued(now), keys=(*document.keys[:-1], replaced, fresh))
 
     def postponed(self, kid: str, activate_at: datetime, now: datetime) -> RingDocument:
         """The next generation with the newest key activated later, and the one before retired as much later.
@@ -201,6 +219,31 @@ class RingDocument:
         following = _changed(self.reissued(now), replace(before, retire_at=retire_at))
         return _changed(following, replace(last, activate_at=activate_at))
 
+    def check_distrust(self, kid: str, now: datetime, *, rotate: bool) -> None:
+        """Raises KeyringError where a key cannot be distrusted, or where nothing would be left to seal with.
+
+        With `rotate` that is no reason: a successor is published in the same generation, or was before.
+        """
+        key, which = self._key(kid), f"key {kid} of ring {self.ring}"
+        last = self.keys[-1]
+        match self.state_of(key, now):
+            case KeyState.DESTROYED:
+                raise KeyringError(f"{which} is destroyed: it opens nothing any more")
+            case KeyState.PRIMARY if not rotate and key is last:
+                first = "rotate the ring, and distrust it when the new key seals"
+                raise KeyringError(f"{which} seals now: {first}, {_WITH_ROTATION}")
+            case KeyState.PRIMARY if not rotate:
+                until = show_time(last.activate_at)
+                raise KeyringError(f"{which} seals until {until}: distrust it then, {_WITH_ROTATION}")
+            case KeyState.PENDING if not rotate:
+                since = show_time(key.activate_at)
+                first = f"rotate the ring after {since}, and distrust it when the new key seals"
+                raise KeyringError(f"{which} is the next to seal: {first}, {_WITH_ROTATION}")
+
+    def with_distrusted(self, kid: str, now: datetime) -> RingDocument:
+        """The next generation with a key that requests neither open nor seal with, whatever its state."""
+        return self._distrusting(kid, now).reissued(now)
+
     def without_secret(self, kid: str, now: datetime) -> RingDocument:
         """The next generation with a RETIRED key destroyed: its bytes are no longer in it.
 
@@ -212,6 +255,15 @@ class RingDocument:
         if state is not KeyState.RETIRED:
             raise KeyringError(f"key {kid} of ring {self.ring} is {state}; only a retired key is destroyed")
         return _changed(self.reissued(now), replace(key, destroyed_at=now, wrapped=None))
+
+    def _distrusting(self, kid: str, now: datetime) -> RingDocument:
+        key = self._key(kid)
+        activate_at = key.activate_at
+        if self.state_of(key, now) is KeyState.PENDING:
+            # Only behind an active key may another wait. It is not left out: a writer whose clock is ahead
+            # may have sealed with it, and an operator can renew that.
+            activate_at = max(now, key.created_at, self.keys[-2].activate_at + _TICK)
+        return _changed(self, replace(key, distrusted=True, activate_at=activate_at))
 
     def _key(self, kid: str) -> KeyEntry:
         for key in self.keys:

@@ -1,7 +1,7 @@
 """EncryptionManager: keeps a verified key ring at hand for requests, and everything else behind them.
 
-Requests use `keyring`, one attribute. All the rest (`start`, `look`, `tend`, `rotate`, `destroy`) talks to
-the store and belongs to the rotation line or to an operator's command.
+Requests use `keyring`, one attribute. All the rest (`start`, `look`, `tend`, `rotate`, `distrust`, `destroy`)
+talks to the store and belongs to the rotation line or to an operator's command.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _logger: Final = logging.getLogger("secmiddleware.rotation")
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A key has come, or has changed its state, as this process learned of it."""
+    """A key has come, has changed its state or is distrusted, as this process learned of it."""
 
     ring: str
     gen: int
@@ -46,6 +46,8 @@ class Transition:
     before: KeyState | None
     """None for a key that was not known here before."""
     after: KeyState
+    distrusted: bool = False
+    """Told is that requests open nothing with it any more; its state, before and after, is the same."""
 
 
 def utc_now() -> datetime:
@@ -114,6 +116,7 @@ class EncryptionManager:
             ration=lambda: Ration(first_block, self._want_uses),
         )
         self._states: Mapping[str, KeyState] = {}
+        self._distrusted: frozenset[str] = frozenset()
         self._alarms: dict[str, str] = {}
         self._lock = threading.RLock()
         self._last_look = 0.0
@@ -155,6 +158,7 @@ class EncryptionManager:
             if self.keyring is None:
                 self._begin()
                 self._states = self._states_at(self._clock())
+                self._distrusted = self._distrusted_now()
             else:
                 with self._watched("store"):
                     self._record.look()
@@ -199,6 +203,39 @@ class EncryptionManager:
             self._published()
         self._tend_soon()
         return kid
+
+    def distrust(self, kid: str, *, rotate: bool = False) -> str | None:
+        """Has requests open nothing with a key any more, for good: for one that is in other hands.
+
+        What it sealed opens for `rewrap` with `recover` only. One that is distrusted already stays so.
+
+        Args:
+            kid: its id.
+            rotate: also for the key that seals now, or is the next to: its successor is published with it,
+                unless one waits already. Until that has its turn nothing is sealed: `seal` raises.
+
+        Returns:
+            The id of the key that was published in its place; None where none was needed.
+
+        Raises:
+            KeyringError: the ring has no such key, it is destroyed, or it seals and `rotate` is not given.
+            StoreUnavailable: the store cannot be read or written.
+        """
+        with self._lock:
+            self._record.look()
+            if not self.would_distrust(kid, rotate=rotate):
+                return None
+            successor = self._record.distrust(kid, self._first_block, rotate=rotate)
+            self._published()
+        self._tend_soon()
+        return successor
+
+    def would_distrust(self, kid: str, *, rotate: bool = False) -> bool:
+        """Whether `distrust` would change the ring as it is known here. Raises KeyringError as that does."""
+        if kid in self._distrusted_now():
+            return False
+        self._record.known().document.check_distrust(kid, self._clock(), rotate=rotate)
+        return True
 
     def destroy(self, kid: str) -> None:
         """Removes the bytes of a RETIRED key for good: nothing sealed with it will ever open again.
@@ -394,7 +431,7 @@ class EncryptionManager:
             look_soon: when a caller names an unknown key. Callers choose key ids, so it should take its time
                 between looks.
             tend_soon: when uses or states have changed.
-            published: when this process has written a generation in which keys came, or went.
+            published: when this process has written a generation in which keys came, went or are distrusted.
         """
         self._look_soon = look_soon
         self._tend_soon = tend_soon
@@ -492,15 +529,26 @@ class EncryptionManager:
         keyring = self._record.known()
         return {entry.kid: keyring.state_of(entry.kid, now) for entry in keyring.keys}
 
+    def _distrusted_now(self) -> frozenset[str]:
+        return frozenset(entry.kid for entry in self._record.known().keys if entry.distrusted)
+
     def _transitions(self, now: datetime) -> tuple[Transition, ...]:
         if self.keyring is None:
             return ()
+        gen = self.keyring.gen
         before, self._states = self._states, self._states_at(now)
-        return tuple(
-            Transition(self.ring, self.keyring.gen, kid, before.get(kid), after)
+        known, self._distrusted = self._distrusted, self._distrusted_now()
+        changed = [
+            Transition(self.ring, gen, kid, before.get(kid), after)
             for kid, after in self._states.items()
             if before.get(kid) is not after
-        )
+        ]
+        lost = [
+            Transition(self.ring, gen, kid, state, state, distrusted=True)
+            for kid, state in self._states.items()
+            if kid in self._distrusted - known
+        ]
+        return (*changed, *lost)
 
     @contextmanager
     def _watched(self, part: str) -> Iterator[None]:

@@ -178,22 +178,36 @@ class RingRecord:
         """
         kid, wrapped = _fresh_key(self._opened_root())
         begun = self._clock()
-        delay = self._policy.activation_delay
         self.publish(
-            lambda document: document.with_key(
-                kid,
-                wrapped,
-                uses=uses,
-                now=self._clock(),
-                delay=delay,
-                retire_after=self._policy.retire_after,
-            ),
-            fence,
-            granted={kid: uses},
+            lambda document: self._with_key(document, kid, wrapped, uses), fence, granted={kid: uses}
         )
-        if delay and self._clock() - begun > _PROMPT:
-            self.publish(lambda document: document.postponed(kid, self._clock() + delay, self._clock()))
+        self._put_off(kid, begun)
         return kid
+
+    def distrust(self, kid: str, uses: int, *, rotate: bool) -> str | None:
+        """Publishes that a key is distrusted, and with `rotate` a key in its place where none waits for that.
+
+        Tells the id of that one, with `uses` reserved for this process; None where none was needed.
+
+        Raises:
+            KeyringError: the ring has no such key, it is destroyed, or it seals and `rotate` is not given.
+            StoreUnavailable: as `add_key`.
+        """
+        successor, wrapped = _fresh_key(self._opened_root())
+        begun = self._clock()
+
+        def step(document: RingDocument) -> RingDocument:
+            now = self._clock()
+            document.check_distrust(kid, now, rotate=rotate)
+            if document.keys[-1].kid == kid:
+                return self._with_key(document, successor, wrapped, uses, distrusting=kid)
+            return document.with_distrusted(kid, now)
+
+        self.publish(step, granted={successor: uses})
+        if self.known().secret_of(successor) is None:
+            return None
+        self._put_off(successor, begun)
+        return successor
 
     def publish(
         self,
@@ -279,6 +293,25 @@ class RingRecord:
                 f"max_document_age ({self._policy.oldest_first}); if it is the newest there is, "
                 "raise that for one start"
             )
+
+    def _with_key(
+        self, document: RingDocument, kid: str, wrapped: bytes, uses: int, *, distrusting: str | None = None
+    ) -> RingDocument:
+        return document.with_key(
+            kid,
+            wrapped,
+            uses=uses,
+            now=self._clock(),
+            delay=self._policy.activation_delay,
+            retire_after=self._policy.retire_after,
+            distrusting=distrusting,
+        )
+
+    def _put_off(self, kid: str, begun: datetime) -> None:
+        """Sees to invariant 1 where a key took long to be published, after `begun`."""
+        delay = self._policy.activation_delay
+        if delay and self._clock() - begun > _PROMPT:
+            self.publish(lambda document: document.postponed(kid, self._clock() + delay, self._clock()))
 
     def _opened_root(self) -> Root:
         if self._root is None:

@@ -30,7 +30,10 @@ EVENTS: Final = {
     "key.destroyed": KeyState.DESTROYED,
 }
 """What a key goes through, in this order, and the state that each step leads to."""
+DISTRUSTED: Final = "key.distrusted"
+"""What may become of a key in whatever state it is."""
 _STEPS: Final = tuple(EVENTS.items())
+_NAMES: Final = (*EVENTS, DISTRUSTED)
 
 _logger: Final = logging.getLogger("secmiddleware.rotation")
 
@@ -39,12 +42,12 @@ def check_events(events: Iterable[str]) -> frozenset[str]:
     """The names as a set. Raises ValueError, with all that there are, for another one and for none."""
     wanted = tuple(events)
     if not wanted:
-        raise ValueError(f"name at least one event: {', '.join(EVENTS)}")
+        raise ValueError(f"name at least one event: {', '.join(_NAMES)}")
     for event in wanted:
-        if event not in EVENTS:
-            near = get_close_matches(str(event), EVENTS, 1)
+        if event not in _NAMES:
+            near = get_close_matches(str(event), _NAMES, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"there is no event {event!r}: there are {', '.join(EVENTS)}{hint}")
+            raise ValueError(f"there is no event {event!r}: there are {', '.join(_NAMES)}{hint}")
     return frozenset(wanted)
 
 
@@ -54,6 +57,9 @@ def steps_of(transition: Transition) -> Iterator[tuple[str, Transition]]:
     A process that slept, or that learns of a key late, sees several at once. None where a clock was put
     back.
     """
+    if transition.distrusted:
+        yield DISTRUSTED, transition
+        return
     order = [state for _, state in _STEPS]
     first = 0 if transition.before is None else order.index(transition.before) + 1
     before = transition.before

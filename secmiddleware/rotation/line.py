@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
-from secmiddleware.encryption.document import KeyState, show_time
+from secmiddleware.encryption.document import show_time
 from secmiddleware.encryption.manager import EncryptionManager, Transition, utc_now
 from secmiddleware.encryption.record import RECORD
 from secmiddleware.rotation.callbacks import Callback, check_events, resolve, steps_of
@@ -93,7 +93,7 @@ class RotationLine:
         self._connections = 0
         """How often listening has begun, and for which of these the store was looked at since."""
         self._caught_up = 0
-        self._told: set[tuple[str, KeyState]] = set()
+        self._told: set[tuple[str, str]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting = threading.Lock()
         self._wanted = False
@@ -310,15 +310,16 @@ class RotationLine:
 
     def _tell(self, transitions: Iterable[Transition]) -> None:
         for transition in transitions:
-            _logger.info("ring %s: key %s is %s", transition.ring, transition.kid, transition.after)
+            state = "distrusted" if transition.distrusted else transition.after
+            _logger.info("ring %s: key %s is %s", transition.ring, transition.kid, state)
             for callback in self._callbacks:
                 if callback.events is None:
                     callback.tell(transition)
             for event, step in steps_of(transition):
                 # A clock that was put back comes by the same instant twice.
-                if (step.kid, step.after) in self._told:
+                if (step.kid, event) in self._told:
                     continue
-                self._told.add((step.kid, step.after))
+                self._told.add((step.kid, event))
                 for callback in self._callbacks:
                     if callback.events is not None and event in callback.events:
                         callback.tell(step)

@@ -7,7 +7,6 @@ import os
 import pty
 import stat
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -168,13 +167,7 @@ def test_rewrap_renews_under_the_new_key_also_what_a_distrusted_key_sealed(tmp_p
         assert ring is not None
         assert ring.keyring is not None
         kid = kid_of(old.strip())
-        ring.rotate()
-        ring._record.publish(
-            lambda document: replace(
-                document.reissued(document.issued_at),
-                keys=tuple(replace(key, distrusted=key.kid == kid) for key in document.keys),
-            )
-        )
+        ring.distrust(kid, rotate=True)
         while (left := ring.seconds_to_change()) is not None and left < 60:
             pass
     refused = fields(config, "open", "ssn", stdin=old)
@@ -286,6 +279,61 @@ def test_a_full_disk_is_told_and_nothing_is_put_in_place(config: Path) -> None:
     assert (done.status, done.err) == (1, "Error: /dev/full: is no regular file\n")
 
 
+def test_what_was_sealed_can_be_opened_however_large_it_has_become(config: Path, tmp_path: Path) -> None:
+    """As large as a body may be by default, and sealed larger than that."""
+    inside, most = tmp_path / "in", 4 << 20
+    for words, text in (
+        (["--ndjson"], b'{"name":"' + b"x" * (most - 11) + b'"}\n'),
+        ([], b'"' + b"x" * (most - 2) + b'"\n'),
+        (
+            ["--ndjson"],
+            b'{"people":[' + b",".join([b'{"name":"of forty bytes or even more"}'] * 65_000) + b"]}\n",
+        ),
+    ):
+        inside.write_bytes(text)
+        sealed = good(fields(config, "seal", "name", *words, "--in", inside))
+        assert len(sealed) > most
+        again = good(fields(config, "rewrap", "name", *words, stdin=sealed))
+        assert good(fields(config, "open", "name", *words, stdin=again)) == text
+
+
+def test_what_could_not_be_opened_again_is_not_sealed(config: Path, tmp_path: Path) -> None:
+    value = b'{"x":1}\n{"name":"' + b"x" * (LARGEST_VALUE - 100) + b'"}\n'
+    done = fields(config, "seal", "name", "--ndjson", "--out", tmp_path / "out", stdin=value)
+    told = f"Error: line 2: would be larger than {LARGEST_VALUE} bytes, and could not be opened again\n"
+    assert (done.status, done.err) == (1, told)
+    assert tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize("words", [["keys", "list"], ["check"], ["fields", "seal", "name", "--ndjson"]])
+def test_a_standard_output_that_is_full_or_closed_is_told_without_a_traceback(
+    config: Path, words: list[str]
+) -> None:
+    for shell in ('exec "$@" > /dev/full', 'exec "$@" >&-'):
+        done = subprocess.run(
+            ["sh", "-c", shell, "sh", *OURS, *words],
+            cwd=config.parent,
+            env=environment(),
+            input=b'{"name":1}\n' * 5000,
+            capture_output=True,
+            check=False,
+        )
+        assert b"Traceback" not in done.stderr
+        if "full" in shell:
+            told = b"Error: what was read or written gave out: No space left on device\n"
+            assert (done.returncode, done.stderr) == (1, told)
+        elif "fields" in words:
+            assert (done.returncode, done.stderr) == (1, b"Error: there is no standard output to write to\n")
+
+
+def test_input_that_breaks_off_is_told_without_a_traceback(config: Path) -> None:
+    memory = Path("/proc/self/mem")
+    if not memory.exists():
+        pytest.skip("there is nothing here that cannot be read from its beginning")
+    done = run("fields", "seal", "name", "--ndjson", "--in", memory, cwd=config.parent)
+    assert (done.status, done.err) == (1, "Error: what was read or written gave out: Input/output error\n")
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -373,3 +421,11 @@ def test_a_bar_is_shown_at_a_terminal_and_nowhere_else(config: Path, tmp_path: P
         [*words, str(tmp_path / "out")], cwd=config.parent, env=environment(), capture_output=True, check=True
     )
     assert quiet.stderr == f"{tmp_path / 'out'}: 60000 values sealed in 60000 lines\n".encode()
+
+
+@pytest.mark.parametrize(("name", "told"), [("\udcff", "is not in UTF-8"), ("", "names nobody")])
+def test_a_name_that_nobody_has_is_refused(config: Path, name: str, told: str) -> None:
+    for command in ("seal", "open", "rewrap"):
+        done = fields(config, command, "owned", "--tenant", name, stdin=b"1")
+        assert (done.status, done.out) == (2, "")
+        assert f"--tenant {told}" in done.err

@@ -212,7 +212,9 @@ def test_a_text_that_is_not_utf_8_is_not_sealed(config: Path) -> None:
 
 def test_what_is_too_large_is_refused(config: Path) -> None:
     value = b'"' + b"x" * (_LARGEST - 2) + b'"'
-    assert seal(config, value, "ssn").status == 0
+    result = seal(config, value, "ssn")
+    assert (result.status, result.out) == (1, "")
+    assert result.err == f"Error: would be larger than {_LARGEST} bytes, and could not be opened again\n"
     for command in (seal, opened):
         result = command(config, value + b" ", "ssn")
         assert (result.status, result.out) == (1, "")

@@ -40,6 +40,7 @@ def test_these_are_the_commands() -> None:
         ("keys",),
         ("keys", "list"),
         ("keys", "rotate"),
+        ("keys", "distrust"),
         ("fields",),
         ("fields", "seal"),
         ("fields", "open"),

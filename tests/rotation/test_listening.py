@@ -51,6 +51,11 @@ def test_a_transition_is_all_the_steps_that_lie_in_it(before, after):
     assert {(step.ring, step.gen, step.kid) for _, step in steps} <= {(RING, 7, "00000001")}
 
 
+def test_that_a_key_is_distrusted_is_one_step_and_none_of_its_life():
+    transition = Transition(RING, 7, "00000001", KeyState.PRIMARY, KeyState.PRIMARY, distrusted=True)
+    assert list(steps_of(transition)) == [("key.distrusted", transition)]
+
+
 # Told.
 
 
@@ -232,7 +237,8 @@ def test_the_manager_takes_listeners_by_a_decorator_before_its_start_and_after_i
             ["key.activatd"],
             r"no event 'key\.activatd': there are key\.published, .*did you mean 'key\.activated'",
         ),
-        (["activated"], "there are key.published, key.activated, key.demoted, key.retired, key.destroyed"),
+        (["activated"], "there are key.published, key.activated, key.demoted, key.retired, key.destroyed, "),
+        (["distrusted"], "key.distrusted; did you mean 'key.distrusted'"),
         (["key.published", ""], "no event ''"),
         ([None], "no event None"),
         ([lambda transition: None], "no event <function"),
