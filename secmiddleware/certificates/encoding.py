@@ -1,4 +1,4 @@
-"""Where the public key stands in a certificate's DER, which the library has read already.
+"""Where the public key stands in a certificate's DER, and what the library raises for one it cannot read.
 
 The library hands a key out by parsing and encoding it anew, 15 us for what lies there as it was signed.
 """
@@ -6,6 +6,18 @@ The library hands a key out by parsing and encoding it anew, 15 us for what lies
 from __future__ import annotations
 
 from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+
+# Parts are read when they are asked for, so each access can raise any of these. Two are no ValueError, and
+# yet a stranger's bytes bring them about: an x400Address or ediPartyName wherever a name stands is an
+# UnsupportedGeneralNameType, a TLS feature (RFC 7633) that the library has no word for a KeyError. A warning
+# is an exception where the interpreter runs with -W error: of a serial number that is not positive, and more.
+UNREADABLE: Final = (
+    ValueError, TypeError, OverflowError, KeyError, UnsupportedAlgorithm, x509.InvalidVersion,
+    x509.DuplicateExtension, x509.UnsupportedGeneralNameType, Warning,
+)  # fmt: skip
 
 _VERSION_TAG: Final = 0xA0
 

@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from secmiddleware.certificates.encoding import UNREADABLE
 from secmiddleware.certificates.faults import date_fault
 from secmiddleware.certificates.trust import CertificateError
 
@@ -135,7 +136,7 @@ class Terms:
             usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         except x509.ExtensionNotFound:
             return None
-        except (ValueError, x509.InvalidVersion, x509.DuplicateExtension, Warning):
+        except UNREADABLE:
             return "it cannot be read"
         return None if any(use in usages for use in _SERVER_USES) else "it is not for servers"
 

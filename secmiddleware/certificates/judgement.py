@@ -20,7 +20,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError, VerifiedClient
 
-from secmiddleware.certificates.encoding import spki_of
+from secmiddleware.certificates.encoding import UNREADABLE, spki_of
 from secmiddleware.certificates.faults import Places, date_fault, end_of, find_fault
 from secmiddleware.certificates.issuers import Issuer
 from secmiddleware.certificates.names import Names
@@ -39,12 +39,6 @@ _MAX_CHAIN_BYTES: Final = 100 * 1024
 _MAX_KEPT: Final = 1024
 
 _OTHERS_KEPT: Final = 128
-
-# A warning is an exception where the interpreter runs with -W error: cryptography warns of a serial number
-# that is not positive and of other faults.
-_UNREADABLE: Final = (
-    ValueError, TypeError, OverflowError, x509.InvalidVersion, x509.DuplicateExtension, Warning,
-)  # fmt: skip
 
 # What a certificate of the path was issued by, and what it is itself.
 _Link = tuple[x509.Certificate, x509.Certificate]
@@ -233,7 +227,7 @@ class Trust:
             return verifier.verify(places.leaf, others)
         except VerificationError as error:
             return str(error)
-        except _UNREADABLE:
+        except UNREADABLE:
             return "a part of a certificate cannot be read"
 
 
@@ -259,7 +253,7 @@ def _load(presented: Presented) -> tuple[x509.Certificate, list[Issuer]] | Rejec
             others.append(_load_other(der))
     except _MalformedError as error:
         return Rejected("certificate_malformed", Reason(error.rule, place, str(error)))
-    except _UNREADABLE:
+    except UNREADABLE:
         # What the library says may quote the certificate.
         detail = f"{len(der)} bytes that are not one certificate in DER"
         return Rejected("certificate_malformed", Reason("der", place, detail))
@@ -273,7 +267,7 @@ def _read(leaf: x509.Certificate, found: VerifiedClient | str) -> Names | Reject
         # With a path behind it, it is the subject of the next certificate, which was read.
         if isinstance(found, str) or len(found.chain) == 1:
             _ = leaf.issuer
-    except _UNREADABLE:
+    except UNREADABLE:
         return Rejected("certificate_malformed", Reason("der", 0, "a part of it cannot be read"))
     try:
         if isinstance(found, str) or found.subjects is None:

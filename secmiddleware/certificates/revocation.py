@@ -20,6 +20,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from secmiddleware.certificates.encoding import UNREADABLE
 from secmiddleware.certificates.strength import is_broken
 from secmiddleware.certificates.trust import CertificateError
 
@@ -164,7 +165,7 @@ def check_list(crl: x509.CertificateRevocationList, issuers: Sequence[x509.Certi
         scope, number = _read_extensions(crl)
         issuer = _issuer_of(crl, issuers)
         revoked = dict(_read_entries(crl))
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, Warning) as error:
+    except UNREADABLE as error:
         raise CertificateError("cannot be read: a part of it is broken or of a kind not known") from error
     return RevocationList(
         signer=signer_of(issuer),

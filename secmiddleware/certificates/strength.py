@@ -80,7 +80,7 @@ def is_broken(algorithm: hashes.HashAlgorithm | None) -> bool:
 def _weakness_of_signature(certificate: x509.Certificate) -> Weakness | None:
     try:
         algorithm = certificate.signature_hash_algorithm
-    except UnsupportedAlgorithm:
+    except (ValueError, UnsupportedAlgorithm):  # RSASSA-PSS without parameters is a ValueError
         return "signature_kind", "its signature is of a kind that is not accepted"
     if algorithm is not None and is_broken(algorithm):
         return "signature_hash", f"its signature is over {algorithm.name.upper()}"

@@ -11,6 +11,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from secmiddleware.certificates.encoding import UNREADABLE
 from secmiddleware.certificates.strength import weakness_of, weakness_of_key
 from secmiddleware.errors import SecMiddlewareError
 
@@ -127,6 +128,6 @@ def _fault_of(certificate: x509.Certificate) -> str | None:
     try:
         # Read once and for all: on the way of a request nothing of it must be able to fail.
         _ = certificate.subject, certificate.issuer, certificate.extensions
-    except (ValueError, TypeError, x509.DuplicateExtension, Warning):
+    except UNREADABLE:
         return "a part of it cannot be read"
     return None

@@ -216,6 +216,50 @@ def test_a_broken_certificate_behind_the_leaf_is_malformed():
     assert code_of(presented(GOOD, broken)) == "certificate_malformed"
 
 
+X400_ADDRESS = raw_san(0xA3, b"\x30\0")
+EDI_PARTY = raw_san(0xA5, b"\xa1\3\x0c\1x")
+
+
+@pytest.mark.parametrize(
+    "extension",
+    [
+        X400_ADDRESS,
+        EDI_PARTY,
+        raw("2.5.29.18", X400_ADDRESS.value),  # issuerAltName
+        raw("2.5.29.31", bytes.fromhex("300a3008a006a004a3023000")),  # cRLDistributionPoints
+        raw(
+            "1.3.6.1.5.5.7.1.1", bytes.fromhex("3010300e06082b06010505073001a3023000")
+        ),  # authorityInfoAccess
+        raw("1.3.6.1.5.5.7.1.24", bytes.fromhex("3003020163")),  # a TLS feature of no known number
+    ],
+    ids=["x400", "edi", "issuer", "crl", "aia", "tls-feature"],
+)
+def test_what_the_library_has_no_word_for_is_malformed_in_the_leaf_and_behind_it(extension):
+    named = extension.oid == x509.SubjectAlternativeName.oid
+    extensions = (
+        [(extension, False)] if named else [(san(x509.DNSName("a.example.org")), False), (extension, False)]
+    )
+    odd = make("odd", CA, extensions=[*extensions, (authority_key_id(CA), False)])
+    for profile in BOTH:
+        assert code_of(presented(odd), profile=profile) == "certificate_malformed"
+        assert code_of(presented(GOOD, odd), profile=profile) == "certificate_malformed"
+    assert code_of(presented(make("odd", extensions=extensions))) == "certificate_malformed"
+    with pytest.raises(CertificateError, match="cannot be read"):
+        trust(odd)
+
+
+def test_a_pss_signature_without_parameters_is_weak():
+    """What the library raises for it is no UnsupportedAlgorithm."""
+    ecdsa, pss = bytes.fromhex("300a06082a8648ce3d040302"), bytes.fromhex("300b06092a864886f70d01010a")
+    head, rest = GOOD.der[:8], GOOD.der[8:]
+    assert (head[:2], head[4:6], rest.count(ecdsa)) == (b"\x30\x82", b"\x30\x82", 2)
+    whole, signed = (int.from_bytes(head[at : at + 2], "big") for at in (2, 6))
+    longer = b"\x30\x82" + (whole + 2).to_bytes(2, "big") + b"\x30\x82" + (signed + 1).to_bytes(2, "big")
+    verdict = trust().judge(Presented(longer + rest.replace(ecdsa, pss)), NOW)
+    assert isinstance(verdict, Rejected)
+    assert (verdict.code, verdict.reason.rule) == ("certificate_weak", "signature_kind")
+
+
 def test_a_validity_that_ends_before_it_begins_is_malformed():
     good = strict_leaf(CA, begin=NOW, end=NOW + timedelta(days=1))
     swapped = good.der.replace(b"260601120000Z", b"260603120000Z")

@@ -264,6 +264,14 @@ def test_a_list_that_says_less_or_other_than_it_seems_to_is_refused(crl, part):
     assert part in refused(crl)
 
 
+@pytest.mark.parametrize("at", ["list", "entry"])
+def test_a_list_with_a_name_that_the_library_has_no_word_for_is_refused(at):
+    names = bytes.fromhex("3004a3023000")  # an x400Address
+    odd = {"list": {"extensions": [(raw("2.5.29.18", names), False)]},
+           "entry": {"entry_extensions": [(raw("2.5.29.29", names), False)]}}  # fmt: skip
+    assert "cannot be read" in refused(revocation_list(CA, LEAF, **odd[at]))
+
+
 def test_what_is_not_critical_and_not_known_is_passed_over():
     unknown = [(raw("1.2.3.4", b"\5\0"), False)]
     crl = revocation_list(CA, LEAF, extensions=unknown, entry_extensions=unknown)
