@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from http.cookies import SimpleCookie
 from typing import Final, TypeVar
 from urllib.parse import quote_plus
@@ -27,6 +28,9 @@ _COOKIE_OCTETS: Final = re.compile(r"[!#-+\--:<-\[\]-~]*+")
 """RFC 6265 §4.1.1: what a cookie's value may have without quotes."""
 _NO_HEADER_TEXT: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]|[^\x00-\xff]")
 """Controls (RFC 9110 §5.5), and what no framework reads back from a header: they all read Latin-1."""
+_BLANK: Final = rb"[\x00-\x20\x7f-\xff]"
+"""What a framework may take for white space beside a name: Starlette reads Latin-1, Werkzeug UTF-8, and both
+strip all that Unicode has of it."""
 _LOCATIONS: Final = (b"location", b"content-location")
 
 
@@ -92,7 +96,7 @@ class MarkedHead:
 
 
 class _Twin(Exception):  # noqa: N818  (does not leave this module)
-    """A header that WSGI and CGI cannot tell from the marked one (`X_Id`, `X-Id`)."""
+    """A header that WSGI and CGI cannot tell from the marked one (`X_Id`, `X-Id`), or such a cookie."""
 
 
 class _Refused(Exception):  # noqa: N818  (does not leave this module)
@@ -155,15 +159,33 @@ def _in_cookies(headers: Headers, name: str, write: _Write) -> Headers:
     wanted = name.encode("ascii")
     if not any(key == b"cookie" and wanted in value for key, value in headers):
         return headers
-    return tuple(
-        (
-            key,
-            b";".join(_cookie(pair, wanted, write) for pair in value.split(b";"))
-            if key == b"cookie"
-            else value,
-        )
-        for key, value in headers
+    rewritten = []
+    for key, value in headers:
+        if key == b"cookie" and wanted in value:
+            pairs = value.split(b";")
+            # Where there is one more, some framework takes for the marked cookie what is none here.
+            if len(_somehow_named(wanted).findall(value)) != sum(_name_of(pair) == wanted for pair in pairs):
+                raise _Twin
+            value = b";".join(_cookie(pair, wanted, write) for pair in pairs)
+        rewritten.append((key, value))
+    return tuple(rewritten)
+
+
+@lru_cache(maxsize=256)
+def _somehow_named(wanted: bytes) -> re.Pattern[bytes]:
+    """What any framework may take for the beginning of a cookie of this name.
+
+    Commas part them for some, white space for http.cookies, and Werkzeug takes a name alone for a cookie.
+    """
+    name = re.escape(wanted) + _BLANK + rb"*+"
+    return re.compile(
+        rb"(?:^|[,;]|" + _BLANK + rb")" + name + rb"=|(?:^|;)" + _BLANK + rb"*+" + name + rb"(?![^;])"
     )
+
+
+def _name_of(pair: bytes) -> bytes | None:
+    name, equals, _ = pair.partition(b"=")
+    return name.strip(b" \t") if equals else None
 
 
 def _in_set_cookies(headers: Headers, name: str, write: _Write) -> Headers:
@@ -184,11 +206,14 @@ def _in_set_cookies(headers: Headers, name: str, write: _Write) -> Headers:
 
 def _cookie(pair: bytes, wanted: bytes, write: _Write) -> bytes:
     """A pair of a cookie's name and value, the value replaced where the name is wanted."""
-    name, equals, value = pair.partition(b"=")
-    if not equals or name.strip(b" \t") != wanted:
+    if _name_of(pair) != wanted:
         return pair
+    name, _, value = pair.partition(b"=")
+    value = value.strip(b" \t")
+    if value.startswith(b'"') and (len(value) == 1 or not value.endswith(b'"')):
+        raise _CannotStand  # to http.cookies it goes on behind the semicolon
     try:
-        text, _ = SimpleCookie().value_decode(value.strip(b" \t").decode("ascii"))
+        text, _ = SimpleCookie().value_decode(value.decode("ascii"))
     except UnicodeDecodeError:
         raise _CannotStand from None
     made = write(text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -23,6 +25,8 @@ from secmiddleware.messages import Body, Head, Refusal, RequestHead, ResponseHea
 def marked(*marks, name="ssn", **actions) -> list[PlaceRule]:
     return [PlaceRule(FieldRule(name), tuple(map(read_mark, marks)), **actions)]
 
+
+BLANKS = (b"\t", b"\x0b", b"\x1c", b"\x85", b"\xa0", b"\xc2\xa0", b"\xe2\x80\x83", b"\xe3\x80\x80")
 
 DECRYPT = marked("header:X-SSN", "cookie:ssn", "query:ssn", request="decrypt", response="encrypt")
 STORE = marked("header:X-SSN", "cookie:ssn", "query:ssn", request="encrypt")
@@ -146,6 +150,55 @@ def test_a_header_that_wsgi_takes_for_the_marked_one_is_refused():
     twin = [(b"x-ssn", token("123-45-6789")), (b"x_ssn", b"plain")]
     assert asked(DECRYPT, headers=twin) == Refusal("header_ambiguous", "header:x-ssn")
     assert answered(DECRYPT, (b"x_ssn", b"123-45-6789")) == Refusal("seal_failed", "header:x-ssn")
+
+
+def seen_by_frameworks(cookie):
+    """What any framework takes for the value of `ssn`, an empty one apart; some read UTF-8, some Latin-1."""
+    latin_1, utf_8 = cookie.decode("latin-1"), cookie.decode("utf-8", "replace")
+    parsers = (django_cookies, starlette_cookies, http_cookies)
+    read = [parse(text) for text in (latin_1, utf_8) for parse in parsers]
+    with suppress(UnicodeDecodeError):
+        read.append(werkzeug_cookies(latin_1))
+    return [one["ssn"] for one in read if one.get("ssn")]
+
+
+def http_cookies(text):
+    try:
+        return {name: morsel.value for name, morsel in SimpleCookie(text).items()}
+    except CookieError:
+        return {}
+
+
+@pytest.mark.parametrize(
+    "cookie",
+    [
+        *(b"\xa0ssn=x", b"a=1;\x85ssn=x", b"ssn\xa0=x", b"a=1; \xc2\xa0ssn=x", b"\xe3\x80\x80ssn=x"),
+        *(b"a=1; \x1fssn=x", b"\x0bssn=x", b"a=1 ssn=x", b"a=1,ssn=x", b"ssn", b"a=1; ssn ;b=2"),
+    ],
+)
+def test_a_cookie_that_some_framework_takes_for_the_marked_one_is_refused(cookie):
+    assert asked(DECRYPT, headers=[(b"cookie", cookie)]) == Refusal("header_ambiguous", "cookie:ssn")
+    mixed = [(b"cookie", b"ssn=" + token("123-45-6789") + b"; " + cookie)]
+    assert asked(DECRYPT, headers=mixed) == Refusal("header_ambiguous", "cookie:ssn")
+
+
+def test_a_quoted_cookie_that_does_not_end_before_its_semicolon_is_refused():
+    for value in (b'"12;34"', b'"', b'"12'):
+        seen = asked(STORE, headers=[(b"cookie", b"ssn=" + value + b"; b=2")])
+        assert seen == Refusal("payload_malformed", "cookie:ssn")
+
+
+@given(st.lists(st.sampled_from([b"ssn", b"=", b";", b" ", b",", b'"', b"a", b"\\", *BLANKS]), max_size=12))
+@settings(max_examples=1000, deadline=None)
+def test_no_framework_sees_a_marked_cookie_that_was_not_opened(pieces):
+    cookie = b"".join(pieces)
+    seen = asked(DECRYPT, headers=[(b"cookie", cookie)])
+    assert isinstance(seen, Refusal) or seen_by_frameworks(cookie) == []
+
+
+def test_other_cookies_may_hold_the_name_of_a_marked_one():
+    cookie = b'a=ssn=1; my-ssn=2; b="ssn"; c={"ssn":1}; ssn.d=3; e=/x?ssn=4&ssn=5'
+    assert asked(DECRYPT, headers=[(b"cookie", cookie)]).headers == ((b"cookie", cookie),)
 
 
 def test_every_header_cookie_and_parameter_of_the_name_is_opened():
