@@ -45,7 +45,7 @@ async def _finish(
 ) -> Iterable[Event]:
     """The flow's last events; from `offload` bytes on worked out in a thread while asyncio's loop goes on."""
     start_ns = time.time_ns()
-    if flow.held < offload or not _on_asyncio():
+    if flow.load < offload or not _on_asyncio():
         events = tuple(flow.finish(complete))
     else:
         events = await asyncio.to_thread(lambda: tuple(flow.finish(complete)))

@@ -176,7 +176,7 @@ def test_a_preflight_comes_in_as_nobody_and_brings_no_body(snapshot: Snapshot) -
     assert list(verdict.request.feed(b"")) == []
     assert list(verdict.request.feed(b"x")) == [Refusal("payload_malformed")]
     assert list(verdict.request.finish(complete=True)) == [Body(b"")]
-    assert verdict.request.held == 0
+    assert verdict.request.load == 0
     assert not verdict.request.report.kids
 
 

@@ -51,9 +51,9 @@ class Exchange:
         return self._refusal is not None
 
     @property
-    def held(self) -> int:
-        """Bytes of the request's body that wait for `let_in`."""
-        return 0 if self._upload is None else self._upload.held
+    def load(self) -> int:
+        """Bytes of the request's body that `let_in` may go through."""
+        return 0 if self._upload is None else self._upload.load
 
     def receive(self) -> bool:
         """Whether the body is held now, for `let_in`; else the request is let in already, or refused."""

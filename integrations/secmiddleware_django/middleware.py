@@ -92,7 +92,7 @@ class SecMiddleware:
         exchange = self._begin(request)
         try:
             if exchange.receive():
-                await self._aside_if_large(exchange.held, exchange.let_in)
+                await self._aside_if_large(exchange.load, exchange.let_in)
             if not exchange.refused:
                 with exchange.observation.active():
                     response = await self.get_response(request)
@@ -102,7 +102,7 @@ class SecMiddleware:
                         await download.afeed()
                     except Exception as raised:  # noqa: BLE001  (it is logged, as Django does, and answered)
                         exchange.break_off(raised)
-                    await self._aside_if_large(download.held, exchange.let_out)
+                    await self._aside_if_large(download.load, exchange.let_out)
             return exchange.leave()
         except BaseException as raised:
             exchange.end(raised)
@@ -151,9 +151,9 @@ class SecMiddleware:
             return False
         return True
 
-    async def _aside_if_large(self, held: int, work: Callable[[], None]) -> None:
-        """Do the work; where much is held, in a thread while the loop goes on."""
-        if held < self._offload:
+    async def _aside_if_large(self, load: int, work: Callable[[], None]) -> None:
+        """Do the work; where that may be much, in a thread while the loop goes on."""
+        if load < self._offload:
             work()
         else:
             await asyncio.to_thread(work)

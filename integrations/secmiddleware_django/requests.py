@@ -88,9 +88,9 @@ class Upload(io.RawIOBase):
         self._ended = False
 
     @property
-    def held(self) -> int:
-        """Bytes that wait for `finish`."""
-        return self._flow.held
+    def load(self) -> int:
+        """Bytes that `finish` may go through."""
+        return self._flow.load
 
     def start(self, head: RequestHead) -> RequestHead | Refusal | None:
         """The head, where the flow lets it go at once; a refusal; or None: the body is held for `finish`."""

@@ -39,9 +39,9 @@ class Download:
         return self._pieces is not None and any(isinstance(event, Head) for event in self._events)
 
     @property
-    def held(self) -> int:
-        """Bytes that wait for `finish`."""
-        return self._flow.held
+    def load(self) -> int:
+        """Bytes that `finish` may go through."""
+        return self._flow.load
 
     @property
     def refusal(self) -> Refusal | None:

@@ -83,12 +83,17 @@ def decoded(body: bytes, codings: Iterable[bytes], limits: Limits) -> bytes:
     """
     coders = coders_of(codings)
     for coder in reversed(coders):
-        by_ratio = max(FREE, limits.ratio * len(body))
+        most = largest(len(body), limits)
         try:
-            body = coder.decode(body, min(limits.body, by_ratio))
+            body = coder.decode(body, most)
         except DecodedTooLarge:
-            raise DecodedTooLarge(RATIO_KEY if by_ratio < limits.body else BODY_KEY) from None
+            raise DecodedTooLarge(RATIO_KEY if most < limits.body else BODY_KEY) from None
     return body
+
+
+def largest(size: int, limits: Limits) -> int:
+    """Bytes that so many may become without a coding."""
+    return min(limits.body, max(FREE, limits.ratio * size))
 
 
 def encoded(body: bytes, codings: Iterable[bytes]) -> bytes:

@@ -43,8 +43,8 @@ class Flow(Protocol):
         """Whether the message goes on untouched, head and body."""
 
     @property
-    def held(self) -> int:
-        """Bytes of body held back now. Where they are many, `finish` takes time: off the loop with it."""
+    def load(self) -> int:
+        """Bytes that `finish` may go through, at most. Where they are many it takes time: off the loop."""
 
     @property
     def report(self) -> Report:
@@ -67,7 +67,7 @@ class _Passive:
     """The flow of a message that nothing is to be done to. Without state, it serves any number of them."""
 
     passive = True
-    held = 0
+    load = 0
 
     @property
     def report(self) -> Report:
@@ -116,9 +116,9 @@ class Bodiless:
     passive = False
 
     @property
-    def held(self) -> int:
-        """Bytes held back: what the flow inside holds."""
-        return self.flow.held
+    def load(self) -> int:
+        """Bytes that `finish` may go through."""
+        return self.flow.load
 
     @property
     def report(self) -> Report:

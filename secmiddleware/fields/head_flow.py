@@ -30,9 +30,9 @@ class HeadFlow:
         self._trailers: Headers | None = None
 
     @property
-    def held(self) -> int:
-        """Bytes of body held back now."""
-        return self._body.held
+    def load(self) -> int:
+        """Bytes that `finish` may go through."""
+        return self._body.load
 
     @property
     def report(self) -> Report:

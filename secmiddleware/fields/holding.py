@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from secmiddleware.fields.codings import largest
 from secmiddleware.fields.limits import Limits
-from secmiddleware.messages import Event, Headers, Refusal
+from secmiddleware.messages import Event, Headers, Refusal, header_values
 
 BODY_KEY: Final = "service.max_body"
 HELD_KEY: Final = "service.max_held"
@@ -29,6 +30,12 @@ class Holding:
         # Whoever drove the flow may have been cancelled, and cannot be relied on to end it.
         if self.held:
             self._limits.held.abandon(self.held)
+
+    def _load_under(self, headers: Headers) -> int:
+        """Bytes that the body may have without the codings that these headers tell of."""
+        if not self.held or not header_values(headers, b"content-encoding"):
+            return self.held
+        return largest(self.held, self._limits)
 
     def trail(self, trailers: Headers) -> None:
         """Takes trailers, and lets go of them: servers hand over none of a request."""

@@ -46,6 +46,8 @@ class Opened(list[tuple[str, bytes]]):
     """Bytes of values that are remembered of those that are appended; None: all of them."""
     forgotten: int = 0
     """How many are not remembered any more."""
+    guard: LeakGuard | None = None
+    """The one that looks for them; see `LeakGuard.over`."""
     _size: int = 0
 
     def append(self, value: tuple[str, bytes], /) -> None:
@@ -75,6 +77,17 @@ class LeakGuard:
         self._needles = _Needles()
         self._older: _Needles | None = None
         self._tail = b""
+
+    @classmethod
+    def over(cls, opened: Opened) -> LeakGuard:
+        """The one guard of an exchange."""
+        if opened.guard is None:
+            opened.guard = cls(opened)
+        return opened.guard
+
+    def prepare(self) -> None:
+        """Make out what to look for: of large values that takes a microsecond or two for each byte."""
+        self._looks()
 
     def found_in_headers(self, headers: Headers) -> str | None:
         """The field that a header's value holds a value of; None where none does."""
@@ -106,10 +119,10 @@ class LeakGuard:
             return False
         readings = tuple(_readings(self._tail))
         return any(
-            reading.endswith(beginning)
+            reading[-size:] in needles.beginnings
             for needles in (self._needles, self._older)
             if needles is not None
-            for beginning in needles.beginnings
+            for size in needles.sizes
             for reading in readings
         )
 
@@ -141,12 +154,14 @@ class LeakGuard:
 class _Needles:
     """What is looked for, each with its field."""
 
-    __slots__ = ("_index", "beginnings", "fields")
+    __slots__ = ("_index", "beginnings", "fields", "sizes")
 
     def __init__(self) -> None:
         self.fields: dict[bytes, str] = {}
         self.beginnings: set[bytes] = set()
         """Of needles with several lines: what comes up to the end of each line but the last."""
+        self.sizes: set[int] = set()
+        """How long these are: at most LONGEST of them."""
         self._index: _Index | None = None
 
     def add(self, needle: bytes, field: str) -> None:
@@ -154,7 +169,9 @@ class _Needles:
             return
         self.fields[needle] = field
         if b"\n" in needle or b"\r" in needle:
-            self.beginnings.update(needle[: end.end()] for end in _LINE_END.finditer(needle))
+            for end in _LINE_END.finditer(needle):
+                self.beginnings.add(needle[: end.end()])
+                self.sizes.add(end.end())
         if self._index is not None:
             self._index.add(needle)
         elif len(self.fields) > _FEW:

@@ -25,6 +25,7 @@ from secmiddleware.fields.heads import (
     without_codings,
 )
 from secmiddleware.fields.holding import BODY_KEY, Holding
+from secmiddleware.fields.leaks import LeakGuard
 from secmiddleware.fields.limits import Limits
 from secmiddleware.fields.media_types import media_type_of
 from secmiddleware.fields.records import has_text
@@ -59,6 +60,11 @@ class RequestFlow(Holding):
         self._declared: int | None = None
         self._judged = False
         self._media_type = JSON
+
+    @property
+    def load(self) -> int:
+        """Bytes that `finish` may go through: the body without its codings."""
+        return 0 if self._head is None else self._load_under(self._head.headers)
 
     @property
     def report(self) -> Report:
@@ -111,6 +117,8 @@ class RequestFlow(Holding):
         rewritten = rewrite(body, self._marked, self._work.on_request, "payload_malformed", self._media_type)
         if isinstance(rewritten, Refusal):
             return (rewritten,)
+        # Here, where the work on a large body is done: the response begins on the loop.
+        LeakGuard.over(self._exchange.opened).prepare()
         headers = self._headers_for_app(head.headers)
         if rewritten.body is not came:
             headers = with_digests_of(without_codings(headers), rewritten.body)

@@ -100,9 +100,14 @@ class ResponseFlow(Holding):
         self._accepted = header_values(came, b"accept-encoding")
         self._trailers: Headers | None = None
         self._work = ValueWork(exchange)
-        self._guard = LeakGuard(exchange.opened)
+        self._guard = LeakGuard.over(exchange.opened)
         self._head: ResponseHead | None = None
         self._bodiless = False
+
+    @property
+    def load(self) -> int:
+        """Bytes that `finish` may go through: the body without its codings."""
+        return 0 if self._head is None else self._load_under(self._head.headers)
 
     @property
     def report(self) -> Report:

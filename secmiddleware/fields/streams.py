@@ -77,8 +77,8 @@ class _Stream:
             self._limits.held.abandon(self._counted)
 
     @property
-    def held(self) -> int:
-        """Bytes held back now."""
+    def load(self) -> int:
+        """Bytes that `finish` may go through: those held back now."""
         return self._counted
 
     @property
@@ -227,7 +227,7 @@ class ResponseStream(_Stream):
         self._marked = marked
         self._private = private
         self._kind = kind
-        self._guard = LeakGuard(exchange.opened)
+        self._guard = LeakGuard.over(exchange.opened)
         self._withheld = b""
         self._trailers: Headers | None = None
 
@@ -305,9 +305,9 @@ class _ByKind:
         self._limits = limits
 
     @property
-    def held(self) -> int:
-        """Bytes held back now."""
-        return self._flow.held
+    def load(self) -> int:
+        """Bytes that `finish` may go through."""
+        return self._flow.load
 
     @property
     def report(self) -> Report:

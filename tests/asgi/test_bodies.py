@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 import threading
@@ -359,6 +360,12 @@ def test_the_settings_say_how_large_a_body_is_when_it_leaves_the_loop(
         done = call(shell, scope, *body_messages(body))
         assert (done.status, done.body) == (200, body)
         assert len(aside) == threads  # one for the request, one for the response
+    # What is small under a coding may become large.
+    aside.clear()
+    scope = http_scope("/marked", method="POST", headers=[json_type, (b"content-encoding", b"gzip")])
+    call(shell, scope, *body_messages(gzip.compress(b"{}")))
+    assert register.bodies[-1] == ("/marked", b"{}")
+    assert len(aside) == 1
 
 
 def test_a_large_body_is_worked_out_on_a_loop_that_is_not_asyncios(

@@ -142,7 +142,7 @@ def drive(flow, head, chunks, complete=True) -> Outcome:
         take(flow.feed(chunk))
     take(flow.finish(complete))
     assert ended or outcome.refusal is not None
-    assert flow.held == 0
+    assert flow.load == 0
     return outcome
 
 

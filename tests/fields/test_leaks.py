@@ -12,6 +12,7 @@ from fields.flowing import JSON, exchange, having_opened, place, request, respon
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from secmiddleware.fields import leaks
 from secmiddleware.fields.leaks import LONGEST, SHORTEST, LeakGuard
 from secmiddleware.messages import Refusal
 
@@ -377,6 +378,14 @@ def test_the_index_finds_what_one_search_for_each_value_finds(words, text, plant
 def filler():
     """More values than are searched for one by one."""
     return [("filler", b'"zzzzzz%03d"' % number) for number in range(100)]
+
+
+def test_what_is_looked_for_is_made_out_when_it_was_opened_and_not_when_the_response_begins(monkeypatch):
+    within = having_opened(GUARDED, SSN)
+    made = []
+    monkeypatch.setattr(leaks, "_needles_of", lambda value: made.append(value) or ())
+    assert response(GUARDED, b"{}", headers=((b"x-echo", b"078-05-1120"),), within=within).refusal == LEAK
+    assert made == []
 
 
 def seconds(work):

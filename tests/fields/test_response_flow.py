@@ -99,7 +99,7 @@ def test_nothing_leaves_before_the_body_has_decided(places):
     assert list(flow.start(ResponseHead(200, JSON))) == []
     for piece in (b"{", b'"x":', b"1", b"}"):
         assert list(flow.feed(piece)) == []
-    assert flow.held == 7
+    assert flow.load == 7
     head, body = flow.finish(complete=True)
     assert isinstance(head, Head)
     assert body == Body(b'{"x":1}')
@@ -251,7 +251,7 @@ def test_a_body_over_the_limit_does_not_leave(places):
     assert response(places, b" " * 98, b"{}", max_body=100).refusal is None
     flow = Plan.compile(places, Limits(100)).response_flow(exchange(), "GET")
     assert list(flow.start(ResponseHead(200, ((b"content-length", b"101"),)))) == [late]
-    assert flow.held == 0
+    assert flow.load == 0
     assert [*flow.feed(b"{}"), *flow.finish(complete=True), *flow.finish(complete=False)] == []
 
 

@@ -54,7 +54,7 @@ def test_a_passive_flow_changes_nothing_and_streams():
     assert list(PASSIVE.feed(b"")) == []
     assert list(PASSIVE.finish(complete=True)) == [Body(b"")]
     assert list(PASSIVE.finish(complete=False)) == [Refusal("payload_malformed")]
-    assert (PASSIVE.held, PASSIVE.report.opened, PASSIVE.report.sealed) == (0, 0, 0)
+    assert (PASSIVE.load, PASSIVE.report.opened, PASSIVE.report.sealed) == (0, 0, 0)
 
 
 def test_a_plan_serves_many_exchanges_at_once():

@@ -75,7 +75,7 @@ def outcome_of(flow, chunks, complete=True):
                 outcome.pieces.append(data)
             case Refusal():
                 outcome.refusal = event
-    assert flow.held == 0
+    assert flow.load == 0
     return outcome
 
 
@@ -97,7 +97,7 @@ def test_a_record_goes_on_with_the_piece_that_ends_it(kind):
     flow = streamed(SEAL, kind)
     first, second, third = RECORDS[kind]
     assert list(flow.feed(first)) == []
-    assert flow.held == len(first)
+    assert flow.load == len(first)
     head, body = flow.feed(second)
     assert isinstance(head, Head)
     assert body.more
@@ -105,7 +105,7 @@ def test_a_record_goes_on_with_the_piece_that_ends_it(kind):
     assert whole.startswith(body.data)
     (last,) = flow.feed(third)
     assert body.data + last.data == whole
-    assert flow.held == 0
+    assert flow.load == 0
     assert list(flow.finish(True)) == [Body(b"")]
 
 
@@ -127,7 +127,7 @@ def test_a_text_of_a_sequence_may_begin_with_blank_lines_in_any_pieces():
 def test_an_unfinished_text_of_a_sequence_is_looked_at_a_few_times_and_waits_then_for_the_next():
     flow = streamed(SEAL, "sequence")
     for _ in range(50):
-        assert data_in(flow.feed(b"\x1e[\n" if flow.held == 0 else b"1,\n")) == b""
+        assert data_in(flow.feed(b"\x1e[\n" if flow.load == 0 else b"1,\n")) == b""
     assert data_in(flow.feed(b"1]\n")) == b""
     assert data_in(flow.feed(b"\x1e")).endswith(b"1]\n")
 
@@ -326,7 +326,7 @@ def test_a_stream_that_breaks_off_is_not_ended(flow, code):
     made = flow(BOTH, "lines")
     made.feed(b"{}\n{")
     assert list(made.finish(False)) == [Refusal(code)]
-    assert made.held == 0
+    assert made.load == 0
 
 
 def test_a_stream_under_a_coding_and_a_part_of_one_are_refused():
@@ -361,7 +361,7 @@ def test_the_trailers_of_a_stream_come_behind_it_and_leak_nothing():
 def test_an_upload_with_a_digest_is_held_until_it_can_be_told():
     flow = uploaded(DECRYPT, headers=((b"repr-digest", b"sha-256=:AAAA:"), (b"content-length", b"3")))
     assert list(flow.feed(b"{}\n")) == []
-    assert flow.held == 3
+    assert flow.load == 3
 
 
 def test_a_stream_without_a_record_is_empty():
