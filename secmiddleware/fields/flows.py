@@ -15,7 +15,7 @@ from secmiddleware.fields.heads import for_readable_answer
 from secmiddleware.fields.values import Exchange, Report
 from secmiddleware.messages import Body, Event, Head, Headers, Refusal, RequestHead, ResponseHead
 
-__all__ = ["PASSIVE", "Bodiless", "Exchange", "Flow", "Report", "Unconditional"]
+__all__ = ["PASSIVE", "PASSIVE_RESPONSE", "Bodiless", "Exchange", "Flow", "Report", "Unconditional"]
 
 
 class Flow(Protocol):
@@ -68,6 +68,7 @@ class _Passive:
 
     passive = True
     load = 0
+    _broken_off = "payload_malformed"
 
     @property
     def report(self) -> Report:
@@ -83,7 +84,13 @@ class _Passive:
         """No request has any that a server hands over; a passive response's go past us."""
 
     def finish(self, complete: bool) -> Iterable[Event]:
-        return (Body(b""),) if complete else (Refusal("payload_malformed"),)
+        return (Body(b""),) if complete else (Refusal(self._broken_off),)
+
+
+class _PassiveResponse(_Passive):
+    """The same for a response: that it breaks off is no fault of the caller's."""
+
+    _broken_off = "internal_error"
 
 
 class Unconditional(_Passive):
@@ -101,7 +108,10 @@ class Unconditional(_Passive):
 
 
 PASSIVE: Final[Flow] = _Passive()
-"""The flow of every message that nothing is to be done to."""
+"""The flow of every request that nothing is to be done to, and, where a shell need not drive it, response."""
+
+PASSIVE_RESPONSE: Final[Flow] = _PassiveResponse()
+"""The flow of a response's body that nothing is to be done to, while something is to its head."""
 
 
 @dataclass(frozen=True, slots=True)

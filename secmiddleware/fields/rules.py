@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from secmiddleware.fields.bodies import Marked
 from secmiddleware.fields.entity_tags import EntityTags
-from secmiddleware.fields.flows import PASSIVE, Exchange, Flow, Unconditional
+from secmiddleware.fields.flows import PASSIVE, PASSIVE_RESPONSE, Exchange, Flow, Unconditional
 from secmiddleware.fields.frames import Frames
 from secmiddleware.fields.head_flow import HeadFlow
 from secmiddleware.fields.head_values import MarkedHead
@@ -102,4 +102,6 @@ class Plan:
             flow = ResponseByKind(exchange, method, flow, marked, limits, private=private)
         if self._response_head is None:
             return flow
+        if flow is PASSIVE:
+            flow = PASSIVE_RESPONSE
         return HeadFlow(exchange, self._response_head, flow, private=self.private)

@@ -28,7 +28,7 @@ def alice(pki: Pki) -> Presented:
 
 @pytest.fixture(scope="session")
 def manager(tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Iterator[SecurityManager]:
-    """Marked: /in on the way in, /out on the way out, /both; nowhere else."""
+    """Marked: /in on the way in, /out on the way out, /both; of /head a header on the way out."""
     folder: Path = tmp_path_factory.mktemp("wsgi")
     make_private_folder(folder / "state")
     write_secret(folder / "kek", os.urandom(32))
@@ -36,6 +36,7 @@ def manager(tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Iterator[Secu
         {"routes": ["/in"], "marks": ["$.ssn"], "request": "decrypt"},
         {"routes": ["/out"], "marks": ["$.ssn"], "response": "encrypt"},
         {"routes": ["/both"], "marks": ["$.ssn"], "request": "decrypt", "response": "encrypt"},
+        {"routes": ["/head"], "marks": ["header:X-Ssn"], "response": "encrypt"},
     ]
     settings = pki.settings(
         service={"max_body": 100_000},

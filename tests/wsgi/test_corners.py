@@ -138,3 +138,16 @@ def test_an_app_that_fails_in_the_middle_has_sent_nothing(manager: SecurityManag
     assert b"123-45" not in response.body
     assert isinstance(response.raised, RuntimeError)
     assert body.closed == 1
+
+
+def test_that_an_app_fails_where_only_its_head_is_marked_is_no_fault_of_the_callers(
+    manager: SecurityManager, alice: Presented
+) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        raise ZeroDivisionError
+
+    for fails in (app, answering(Body(fails=ZeroDivisionError()))):
+        response = call(shell(fails, manager), environ_of("/head", presented=alice))
+        assert response.status == 500
+        assert json.loads(response.body)["code"] == "internal_error"
+        assert isinstance(response.raised, ZeroDivisionError)
