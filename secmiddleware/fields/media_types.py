@@ -48,7 +48,7 @@ _OTHER: Final = MediaType("other")
 
 
 def media_type_of(headers: Headers) -> MediaType:
-    """What the body is said to be. Where nothing is said it is taken for JSON.
+    """What the body is said to be. Where nothing is said, or an empty text, it is taken for JSON.
 
     Whatever two readers could read in two ways is `other`: a charset that is not UTF-8, a boundary that is
     given twice, or with parameters beside it that nobody should need.
@@ -59,7 +59,8 @@ def media_type_of(headers: Headers) -> MediaType:
     types = {value.strip(b" \t") for value in header_values(headers, b"content-type")}
     if len(types) > 1:
         raise AmbiguousHeader("content-type")
-    return read_media_type(types.pop()) if types else _NOTHING_SAID
+    said = types.pop() if types else b""
+    return read_media_type(said) if said else _NOTHING_SAID
 
 
 def read_media_type(value: bytes) -> MediaType:
