@@ -218,8 +218,13 @@ def _put_headers(
     response: HttpResponseBase, before: ResponseHead, after: Iterable[tuple[bytes, bytes]]
 ) -> None:
     """Only what differs is touched: the other names keep their letters. Cookies stand elsewhere."""
-    wanted = dict(after)
+    wanted: dict[bytes, bytes] = {}
+    for name, value in after:
+        # Django has one value of each name, which may be a list (RFC 9110 §5.3).
+        wanted[name] = wanted[name] + b", " + value if name in wanted else value
     for name, value in before.headers:
+        if name == b"set-cookie":
+            continue
         if name not in wanted:
             del response.headers[name.decode("latin-1")]
         elif wanted[name] == value:

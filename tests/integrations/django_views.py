@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -72,6 +73,12 @@ class Noted(io.BytesIO):
 
 def file(request: HttpRequest) -> HttpResponse:
     return FileResponse(Noted(json.dumps({"ssn": SECRET}).encode()), content_type="application/json")
+
+
+def compressed(request: HttpRequest) -> HttpResponse:
+    headers = {"Content-Encoding": "gzip", "Vary": "Cookie"}
+    body = gzip.compress(json.dumps({"ssn": SECRET}).encode())
+    return HttpResponse(body, content_type="application/json", headers=headers)
 
 
 def plain_file(request: HttpRequest) -> HttpResponse:
@@ -193,6 +200,7 @@ class Urls:
         path("out/headers", headers),
         path("out/東京", headers),
         path("out/file", file),
+        path("out/compressed", compressed),
         path("out/plain", plain_file),
         path("out/stream", stream),
         path("out/async-stream", async_stream),

@@ -151,6 +151,15 @@ def test_a_view_does_not_see_conditions_that_its_sealed_answer_cannot_meet(calle
     assert told["HTTP_X_KEPT"] == told["X-Kept"] == "yes"
 
 
+def test_what_a_response_varies_by_is_not_lost_where_its_coding_is_one_thing_more(
+    shop: Shop, caller: Make
+) -> None:
+    answer = caller()("GET", "/out/compressed")
+    assert shop.open(answer.json()["ssn"]) == f'"{SECRET}"'
+    assert "content-encoding" not in answer.headers
+    assert answer["vary"] == "Cookie, Accept-Encoding"
+
+
 @pytest.mark.parametrize("path", ["/out/file", "/out/stream", "/out/async-stream"])
 @pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume")
 def test_files_and_streams_are_sealed_as_one_and_closed(shop: Shop, caller: Make, path: str) -> None:
