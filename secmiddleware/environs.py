@@ -65,6 +65,9 @@ _PASSAGES: Final = (
 # RFC 9110 §9.3: to these, content is what they are about.
 _METHODS_WITH_CONTENT: Final = frozenset({"POST", "PUT", "PATCH"})
 
+_MOST_DIGITS: Final = 18
+"""Of a length, as `heads.declared_length` has it: Python reads no number of more than 4300."""
+
 _NO_PATH: Final = "\ufffd"
 """Stands for a path that can be read in no way: it is refused whoever judges it."""
 
@@ -101,7 +104,7 @@ def length_of_body(environ: WSGIEnvironment) -> int | Refusal | None:
     or one that is empty memory, as tests have it, is no body whatever the method.
     """
     declared = str(environ.get("CONTENT_LENGTH", ""))  # tests have numbers there, and None
-    if declared.isascii() and declared.isdigit():
+    if declared.isascii() and declared.isdigit() and len(declared) <= _MOST_DIGITS:
         return int(declared)
     if environ.get("wsgi.input_terminated"):
         return None

@@ -135,13 +135,25 @@ def test_a_body_that_is_shorter_than_its_length_does_not_reach_the_app(
 def test_a_length_that_is_no_number_is_refused_before_anything_is_read(
     manager: SecurityManager, alice: Presented
 ) -> None:
-    for length in ("+2", "2,2", "-1", "0x2", "2 2", "\u0662", "9" * 19, "2.0"):
+    for length in ("+2", "2,2", "-1", "0x2", "2 2", "\u0662", "9" * 19, "9" * 5000, "2.0"):
         wire, app = Wire(b"{}"), Reader()
         environ = environ_of("/in", b"{}", method="POST", presented=alice)
         environ |= {"wsgi.input": wire, "CONTENT_LENGTH": length, "wsgi.input_terminated": True}
         response = call(shell(app, manager), environ)
         assert (response.status, b"header_ambiguous" in response.body) == (400, True), length
         assert (wire.asked, app.calls) == ([], [])
+
+
+@pytest.mark.parametrize("path", ["/free", "/out", "/head"])
+def test_where_a_body_is_not_marked_a_length_that_is_no_number_is_the_apps_to_refuse(
+    manager: SecurityManager, alice: Presented, path: str
+) -> None:
+    wire, app = Wire(NEXT), Reader(lambda source: b"")
+    environ = environ_of(path, method="GET", presented=alice)
+    environ |= {"wsgi.input": wire, "CONTENT_LENGTH": "9" * 5000}
+    assert call(shell(app, manager), environ).status == 200
+    assert [saw["CONTENT_LENGTH"] for saw in app.calls] == ["9" * 5000]
+    assert wire.asked == []
 
 
 def test_a_body_that_says_it_is_too_large_is_not_read(manager: SecurityManager, alice: Presented) -> None:
