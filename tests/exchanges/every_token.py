@@ -1,7 +1,8 @@
 """Every token that there could be, every slot that it could be put in, and apps that talk too much.
 
 A token is told apart by what it is bound to (ring, field, purpose, tenant, caller) and by its format. A slot
-is a field with one marked place. What must become of a token in a slot follows from these words alone.
+is a field with one marked place in bodies, and, under another path, with one in each part of a head. What
+must become of a token in a slot follows from these words alone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final
+from urllib.parse import quote_plus, unquote_plus
 
 from secmiddleware.encryption.fernet import FieldFernet
 from secmiddleware.encryption.jwe import DirectJwe
@@ -21,6 +23,7 @@ from secmiddleware.encryption.suites import SuiteOne, SuiteThree, SuiteTwo
 from secmiddleware.messages import Identity
 
 PATH: Final = "/all"
+HEADS_PATH: Final = "/heads"
 RING: Final = "table"
 REVEALED_TO: Final = "spiffe://example.org/ops/*"
 
@@ -32,7 +35,7 @@ TAIL: Final = {"otherwise": "mask", "mask_last": 4}
 
 @dataclass(frozen=True)
 class Slot:
-    """A field, and its place: the member of its name."""
+    """A field, and its places: the member of its name; in a head, the header, cookie and parameter of it."""
 
     name: str
     place: dict[str, Any]
@@ -41,8 +44,9 @@ class Slot:
     @property
     def settings(self) -> dict[str, Any]:
         reveal_to = [REVEALED_TO] if self.place.get("response") == "decrypt" else []
-        place = {"routes": [PATH], "marks": [f'$["{self.name}"]'], **self.place}
-        return {"reveal_to": reveal_to, **self.field, "places": [place]}
+        in_body = {"routes": [PATH], "marks": [f'$["{self.name}"]'], **self.place}
+        in_heads = {"routes": [HEADS_PATH], "marks": [f"{part}:{self.name}" for part in PARTS], **self.place}
+        return {"reveal_to": reveal_to, **self.field, "places": [in_body, in_heads]}
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -88,6 +92,36 @@ SLOTS: Final = (
 
 
 @dataclass(frozen=True)
+class Part:
+    """Where a text stands in a head, for any slot's name: in a request's, and in a response's."""
+
+    asked: str
+    """A header, or the query where there is no colon."""
+    answered: str
+    escape: Callable[[str], str] = str
+    unescape: Callable[[str], str] = str
+
+    def in_request(self, slot: Slot, text: str) -> str:
+        return self.asked.format(slot.name, self.escape(text))
+
+    def in_response(self, slot: Slot, text: str) -> str:
+        return self.answered.format(slot.name, self.escape(text))
+
+    def text_in(self, slot: Slot, head: bytes) -> str:
+        """The text that stands in a response's head."""
+        before, after = self.answered.format(slot.name, "\n").split("\n")
+        (line,) = (line for line in head.decode("latin-1").split("\n") if line.startswith(before))
+        return self.unescape(line.removeprefix(before).removesuffix(after))
+
+
+PARTS: Final = {
+    "header": Part("{}: {}", "{}: {}"),
+    "cookie": Part("cookie: a=1; {}={}; b=2", "set-cookie: {}={}; Path=/"),
+    "query": Part("a=1&{}={}&b=%2f", "location: /next?a=1&{}={}#there", quote_plus, unquote_plus),
+}
+
+
+@dataclass(frozen=True)
 class Token:
     """A token, what it is bound to, and the secret in it, which no other token has."""
 
@@ -102,6 +136,11 @@ class Token:
     @property
     def value(self) -> str:
         return f'"{self.secret}-tail"'
+
+    @property
+    def plain(self) -> str:
+        """The text of its value."""
+        return self.value.strip('"')
 
     @property
     def literal(self) -> str:

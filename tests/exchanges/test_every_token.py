@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import product
 from typing import Any
 
 import pytest
 
-from exchanges.every_token import ANSWERS, PATH, RING, SLOTS, Answer, Slot, Token, every_token
+from exchanges.every_token import (
+    ANSWERS,
+    HEADS_PATH,
+    PARTS,
+    PATH,
+    RING,
+    SLOTS,
+    Answer,
+    Part,
+    Slot,
+    Token,
+    every_token,
+)
 from exchanges.world import World
 from secmiddleware.asgi import SecMiddleware as AsgiShell
 from secmiddleware.encryption.keyring import Context
@@ -58,6 +72,8 @@ class Caller:
 
     def __init__(self, stage: Stage, name: str, shell: str) -> None:
         self.given: bytes | None = None
+        self.given_head: frozenset[str] = frozenset()
+        """The query, and each header as a line."""
         self._app: App = lambda body: (204, [], b"")
         self._presented = stage.presented[name]
         self._loop = asyncio.new_event_loop() if shell == "asgi" else None
@@ -68,15 +84,23 @@ class Caller:
         if self._loop is not None:
             self._loop.close()
 
-    def call(self, body: bytes, app: App, method: str = "POST") -> tuple[int, bytes, bytes]:
-        """Status, headers in one text, and body that came back."""
+    def call(
+        self, body: bytes, app: App, method: str = "POST", sent: str | None = None
+    ) -> tuple[int, bytes, bytes]:
+        """Status, headers in one text, and body that came back; `sent` is a header or the query."""
         self.given, self._app = None, app
+        name, colon, value = (sent or "").partition(": ")
+        query, more = ("", [(name, value)]) if colon else (name, [])
+        path = PATH if sent is None else HEADS_PATH
         if self._loop is not None:
-            return self._loop.run_until_complete(self._call_asgi(body, method))
-        return self._call_wsgi(body, method)
+            return self._loop.run_until_complete(self._call_asgi(body, method, path, query, more))
+        return self._call_wsgi(body, method, path, query, more)
 
-    def _answer(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+    def _answer(
+        self, body: bytes, query: str, headers: Iterable[tuple[str, str]]
+    ) -> tuple[int, list[tuple[str, str]], bytes]:
         self.given = body
+        self.given_head = frozenset([query, *(f"{name}: {value}" for name, value in headers)])
         return self._app(body)
 
     async def _asgi_app(self, scope: Any, receive: Any, send: Any) -> None:
@@ -85,30 +109,40 @@ class Caller:
             message = await receive()
             body += message["body"]
             more = message.get("more_body", False)
-        status, headers, answer = self._answer(body)
+        came = [(name.decode(), value.decode("latin-1")) for name, value in scope["headers"]]
+        status, headers, answer = self._answer(body, scope["query_string"].decode(), came)
         raw = [(name.encode(), value.encode()) for name, value in headers]
         await send({"type": "http.response.start", "status": status, "headers": raw})
         await send({"type": "http.response.body", "body": answer})
 
     def _wsgi_app(self, environ: Any, start_response: Any) -> list[bytes]:
-        status, headers, answer = self._answer(environ["wsgi.input"].read())
+        came = [
+            (key[5:].replace("_", "-").lower(), value)
+            for key, value in environ.items()
+            if key.startswith("HTTP_")
+        ]
+        body = environ["wsgi.input"].read()
+        status, headers, answer = self._answer(body, environ["QUERY_STRING"], came)
         start_response(f"{status} OK", headers)
         return [answer]
 
-    async def _call_asgi(self, body: bytes, method: str) -> tuple[int, bytes, bytes]:
+    async def _call_asgi(
+        self, body: bytes, method: str, path: str, query: str, more: list[tuple[str, str]]
+    ) -> tuple[int, bytes, bytes]:
         scope = {
             "type": "http",
             "asgi": {"version": "3.0"},
             "http_version": "1.1",
             "method": method,
             "scheme": "https",
-            "path": PATH,
-            "raw_path": PATH.encode(),
-            "query_string": b"",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
             "root_path": "",
             "headers": [
                 (b"content-type", b"application/json"),
                 (b"content-length", str(len(body)).encode()),
+                *((name.encode(), value.encode()) for name, value in more),
             ],
             "client": ("127.0.0.1", 50000),
             "server": ("localhost", 8443),
@@ -127,13 +161,15 @@ class Caller:
         head = b"\n".join(name + b": " + value for name, value in sent[0]["headers"])
         return sent[0]["status"], head, b"".join(message.get("body", b"") for message in sent[1:])
 
-    def _call_wsgi(self, body: bytes, method: str) -> tuple[int, bytes, bytes]:
+    def _call_wsgi(
+        self, body: bytes, method: str, path: str, query: str, more: list[tuple[str, str]]
+    ) -> tuple[int, bytes, bytes]:
         environ = {
             "REQUEST_METHOD": method,
             "SCRIPT_NAME": "",
-            "PATH_INFO": PATH,
-            "RAW_URI": PATH,
-            "QUERY_STRING": "",
+            "PATH_INFO": path,
+            "RAW_URI": path,
+            "QUERY_STRING": query,
             "CONTENT_TYPE": "application/json",
             "CONTENT_LENGTH": str(len(body)),
             "SERVER_NAME": "localhost",
@@ -150,6 +186,7 @@ class Caller:
             "wsgi.multiprocess": False,
             "wsgi.run_once": False,
             PRESENTED_KEY: self._presented,
+            **{"HTTP_" + name.replace("-", "_").upper(): value for name, value in more},
         }
         started: list[Any] = []
 
@@ -172,7 +209,7 @@ class Shown:
     status: int
     head: bytes
     body: bytes
-    given: bytes | None
+    given: bytes | frozenset[str] | None
 
 
 class _NoSecrets(logging.Handler):
@@ -330,3 +367,110 @@ def talking(answer: Answer) -> App:
         return answer.status, headers, answer.body(given)
 
     return app
+
+
+def tokens_for(stage: Stage, slot: Slot) -> Iterator[Token]:
+    """Every token of the slot's own field and of its neighbour's: how fields differ is the bodies' matter."""
+    names = {slot.name, SLOTS[SLOTS.index(slot) - 1].name}
+    return (token for token in stage.tokens if token.field in names)
+
+
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+def test_a_token_in_a_head_opens_in_its_own_slot_and_in_no_other(
+    stage: Stage, calling: Callable[[str], Caller], part: Part
+) -> None:
+    alice, caller = stage.people["alice"], calling("alice")
+    silent = fixed(b"{}")
+    for slot in SLOTS:
+        for token in tokens_for(stage, slot):
+            sent = part.in_request(slot, token.text)
+            status, head, body = caller.call(b"", silent, "GET", sent)
+            shown = Shown(token, slot, status, head, body, caller.given_head)
+            assert token.secret.encode() not in head + body, shown
+            if not goes_on(token, slot, alice):
+                assert (status, caller.given) == (400, None), shown
+                continue
+            assert (status, caller.given) == (200, b""), shown
+            if slot.does("request") == "decrypt":
+                assert part.in_request(slot, token.plain) in caller.given_head, shown
+            elif slot.does("request") == "pass" or token.is_token_in(slot):
+                assert sent in caller.given_head, shown
+            else:
+                assert not any(token.text in line or token.secret in line for line in caller.given_head), (
+                    shown
+                )
+
+
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+@pytest.mark.parametrize("name", ["alice", "oscar"])
+def test_a_kept_token_in_a_head_opens_for_whom_it_is_and_to_whom_it_is_revealed(
+    stage: Stage, calling: Callable[[str], Caller], name: str, part: Part
+) -> None:
+    who, caller = stage.people[name], calling(name)
+    for slot in SLOTS:
+        for token in tokens_for(stage, slot):
+            app = heading(part.in_response(slot, token.text), b"{}")
+            status, head, body = caller.call(b"", app, "GET", "")
+            shown = Shown(token, slot, status, head, body, caller.given_head)
+            expected = becomes(token, slot, who, revealed=name == "oscar")
+            if isinstance(expected, int):
+                assert status == expected, shown
+            elif expected is None:
+                assert status == 200, shown
+                assert token.text.encode() not in head, shown
+            else:
+                text = part.in_response(slot, json.loads(expected) or "")
+                assert (status, body) == (200, b"{}"), shown
+                assert text.encode() in head.split(b"\n"), shown
+            if expected != token.value:
+                assert token.secret.encode() not in head + body, shown
+
+
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+def test_what_was_opened_in_a_head_leaves_sealed_in_a_head(
+    stage: Stage, calling: Callable[[str], Caller], part: Part
+) -> None:
+    alice, caller = stage.people["alice"], calling("alice")
+    for (slot, token), where in product(opened_in_heads(stage, alice), PARTS.values()):
+        app = heading(where.in_response(slot, token.plain), b"{}")
+        status, head, body = caller.call(b"", app, "GET", part.in_request(slot, token.text))
+        shown = Shown(token, slot, status, head, body, caller.given_head)
+        assert token.secret.encode() not in head + body, shown
+        if slot.does("response") == "pass":
+            assert (status, caller.given) == (500, b""), shown
+            continue
+        assert status == 200, shown
+        context = Context(slot.name, "field", *slot.binding(alice), slot.formats[0])
+        value = stage.keyring.open(where.text_in(slot, head).encode(), context, datetime.now(UTC))
+        assert value.rstrip(b" ").decode() == token.value, shown
+
+
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+def test_what_was_opened_in_a_head_leaves_nowhere_else(
+    stage: Stage, calling: Callable[[str], Caller], part: Part
+) -> None:
+    alice, caller = stage.people["alice"], calling("alice")
+    for (slot, token), answer in product(opened_in_heads(stage, alice), ANSWERS.values()):
+        app = partial(_told, talking(answer), slot.body(token.value))
+        status, head, body = caller.call(b"", app, answer.method, part.in_request(slot, token.text))
+        shown = Shown(token, slot, status, head, body, caller.given_head)
+        assert (status, caller.given) == (500, b""), shown
+        assert token.secret.encode() not in head + body, shown
+
+
+def opened_in_heads(stage: Stage, who: Identity) -> Iterator[tuple[Slot, Token]]:
+    """The slots that open what comes in, each with the tokens that open there."""
+    for slot in SLOTS:
+        if slot.does("request") == "decrypt":
+            yield from ((slot, token) for token in tokens_for(stage, slot) if token.opens(slot, who))
+
+
+def heading(line: str, body: bytes) -> App:
+    """The app that answers with this header and body."""
+    name, _, value = line.partition(": ")
+    return lambda given: (200, [("content-type", "application/json"), (name, value)], body)
+
+
+def _told(app: App, told: bytes, given: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+    """What an app answers to this body, whatever it was given."""
+    return app(told)
