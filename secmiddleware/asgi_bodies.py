@@ -28,6 +28,10 @@ from secmiddleware.telemetry.observer import Observation, Stage
 _TRAILERS: Final = "http.response.trailers"
 _HARMLESS_EXTENSIONS: Final = ("tls", _TRAILERS)
 
+# What stands for none where some were promised: servers break the connection over an empty list. This one is
+# meant for trailers, and says nothing (W3C Server Timing §3).
+_NO_TRAILERS: Final[Headers] = ((b"server-timing", b""),)
+
 _SWITCHING_PROTOCOLS: Final = 101  # RFC 9110 §15.2.2: what a websocket begins with
 
 
@@ -42,7 +46,7 @@ def _on_asyncio() -> bool:
 
 async def _finish(
     flow: Flow, stage: Stage, observation: Observation, offload: int, *, complete: bool
-) -> Iterable[Event]:
+) -> tuple[Event, ...]:
     """The flow's last events; from `offload` bytes on worked out in a thread while asyncio's loop goes on."""
     start_ns = time.time_ns()
     if flow.load < offload or not _on_asyncio():
@@ -152,7 +156,7 @@ class Answer:
 
     async def trailers(self, headers: Headers) -> None:
         """Send all its trailers."""
-        await self.send({"type": _TRAILERS, "headers": list(headers), "more_trailers": False})
+        await self.send({"type": _TRAILERS, "headers": list(headers or _NO_TRAILERS), "more_trailers": False})
 
     async def refuse(self, refusal: Refusal) -> None:
         """Send the problem in place of a response, or of a websocket's acceptance."""
@@ -259,6 +263,8 @@ class Download:
     async def _end(self, *, complete: bool) -> None:
         self._ended = True
         events = await _finish(self._flow, "response", self._observation, self._offload, complete=complete)
+        if not self._begun:
+            self._trailing = any(isinstance(event, Trailers) and event.headers for event in events)
         if await self._perform(events) and self._trailing:
             await self._answer.trailers(())  # the head has promised some
 
@@ -271,7 +277,7 @@ class Download:
                     await self._answer.head(head, trailers=self._trailing)
                 case Body(data, more):
                     await self._answer.body(data, more=more)
-                case Trailers(headers):
+                case Trailers(headers) if self._trailing:
                     self._trailing = False
                     await self._answer.trailers(headers)
                 case Refusal() if self._begun:

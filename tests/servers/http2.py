@@ -11,7 +11,14 @@ from typing import Any
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    ResponseReceived,
+    StreamEnded,
+    StreamReset,
+    TrailersReceived,
+)
 
 from servers.serving import Response
 
@@ -29,6 +36,7 @@ class Http2:
         self._http = H2Connection(sloppy)
         self._heads: dict[int, list[tuple[bytes, bytes]]] = {}
         self._bodies: dict[int, bytes] = {}
+        self._trailers: dict[int, list[tuple[bytes, bytes]]] = {}
         self._waiting: dict[int, asyncio.Future[Response]] = {}
 
     async def __aenter__(self) -> Http2:  # noqa: PYI034  (it is nobody's base)
@@ -88,12 +96,17 @@ class Http2:
             case DataReceived():
                 self._bodies[event.stream_id] = self._bodies.get(event.stream_id, b"") + event.data
                 self._http.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            case TrailersReceived():
+                self._trailers[event.stream_id] = event.headers
             case StreamEnded():
                 raw = self._heads[event.stream_id]
                 headers = {name.decode(): value.decode("latin-1") for name, value in raw}
                 body = self._bodies.get(event.stream_id, b"")
                 status = int(headers.pop(":status"))
-                self._waiting[event.stream_id].set_result(Response(status, tuple(headers.items()), body))
+                raw = self._trailers.get(event.stream_id, [])
+                trailers = tuple((name.decode(), value.decode("latin-1")) for name, value in raw)
+                response = Response(status, tuple(headers.items()), body, trailers)
+                self._waiting[event.stream_id].set_result(response)
             case StreamReset():
                 if not self._waiting[event.stream_id].done():
                     self._waiting[event.stream_id].set_exception(ConnectionResetError("the stream was reset"))

@@ -87,6 +87,7 @@ class Response:
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
+    trailers: tuple[tuple[str, str], ...] = ()
 
     @property
     def json(self) -> Any:
