@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Final, TypeVar
 
-from secmiddleware.encryption.document import KID, KeyEntry, KeyState, RingDocument
+from secmiddleware.encryption.document import KID, KeyEntry, KeyState, RingDocument, show_time
 from secmiddleware.encryption.fernet import FieldFernet
 from secmiddleware.encryption.jwe import DIRECT, DirectJwe, kid_of_jwe, read_header
 from secmiddleware.encryption.opaque_tags import OpaqueTags, kid_of_tag
@@ -209,7 +209,7 @@ class Keyring:
                 if activate_at <= now:
                     break
         if key is None or entry.distrusted:
-            raise SealError(f"key {entry.kid} of ring {self.ring} may not be used; rotate the ring")
+            raise self._nothing_seals(entry, now)
         if context.format == "aead":
             key.ration.take()
             try:
@@ -315,6 +315,14 @@ class Keyring:
             return None
         tag = key.tags.open(text, bound)
         return None if tag is None else (tag, key.kid == self.primary(now).kid)
+
+    def _nothing_seals(self, primary: KeyEntry, now: datetime) -> SealError:
+        which = f"key {primary.kid} of ring {self.ring} may not be used"
+        for entry in self.keys:
+            if entry.activate_at > now and not entry.distrusted and entry.destroyed_at is None:
+                since = show_time(entry.activate_at)
+                return SealError(f"{which}; nothing is sealed until key {entry.kid} has its turn, at {since}")
+        return SealError(f"{which}; rotate the ring")
 
     def _is_of_primary(self, token: bytes, context: Context, now: datetime) -> bool:
         """Whether the key that seals at `now` has made a token that opens."""
