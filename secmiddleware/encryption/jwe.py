@@ -43,7 +43,7 @@ _UNOPENED: Final = (
     ValueError, TypeError, KeyError, AttributeError, AssertionError, OverflowError,
     InvalidTag, UnsupportedAlgorithm,
 )  # fmt: skip
-"""What joserfc lets through of what is wrong with a token, beside its own errors."""
+"""What joserfc lets through of what is wrong with a token or a key, beside its own errors."""
 
 
 class DirectJwe:
@@ -179,6 +179,7 @@ def _slots(ring: str, context: Context) -> dict[str, str]:
 def _seal(
     value: bytes, ring: str, context: Context, algorithm: str, named: tuple[str, str], key: Any
 ) -> bytes:
+    from joserfc.errors import JoseError
     from joserfc.jwe import encrypt_compact
 
     told = {name: slot for name, slot in _slots(ring, context).items() if slot}
@@ -187,6 +188,8 @@ def _seal(
         token = encrypt_compact(header, value, key, registry=_registry(algorithm)).encode("ascii")
     except OverflowError:
         raise SealError("the value is too large") from None
+    except (JoseError, *_UNOPENED):
+        raise SealError("nothing can be sealed to this key") from None
     if token.index(b".") > LONGEST_HEADER:
         raise SealError("what the token is for has too long a name")
     return token
