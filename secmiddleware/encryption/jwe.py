@@ -34,7 +34,7 @@ _LONGEST: Final = 1 << 31
 # They bring or point to keys of their sender's choosing (RFC 7516 §4.1.4 to §4.1.8), or say nothing that is
 # asked here. Nobody listens to them, whatever their shape.
 _UNHEARD: Final = ("jku", "jwk", "x5u", "x5c", "x5t", "x5t#S256", "typ", "cty", "b64")
-_EPK: Final = ("crv", "kty", "x", "y")
+_EPK: Final = ("crv", "x", "y")
 
 _CALLERS_KEPT: Final = 256
 """Certificates whose keys a field remembers: reading one takes as long as sealing to it."""
@@ -220,7 +220,9 @@ def _is_public(epk: object) -> bool:
     """
     if epk is None:
         return True
-    return isinstance(epk, dict) and "d" not in epk and all(isinstance(epk.get(name), str) for name in _EPK)
+    if not isinstance(epk, dict) or "d" in epk or epk.get("kty") != "EC":
+        return False
+    return all(isinstance(epk.get(name), str) for name in _EPK)
 
 
 @cache
