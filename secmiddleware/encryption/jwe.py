@@ -43,7 +43,7 @@ _UNOPENED: Final = (
     ValueError, TypeError, KeyError, AttributeError, AssertionError, OverflowError,
     InvalidTag, UnsupportedAlgorithm,
 )  # fmt: skip
-"""What joserfc lets through of what is wrong with a token or a key, beside its own errors."""
+"""What joserfc lets through of what is wrong with a token, beside its own errors."""
 
 
 class DirectJwe:
@@ -188,7 +188,7 @@ def _seal(
         token = encrypt_compact(header, value, key, registry=_registry(algorithm)).encode("ascii")
     except OverflowError:
         raise SealError("the value is too large") from None
-    except (JoseError, *_UNOPENED):
+    except (JoseError, ValueError):
         raise SealError("nothing can be sealed to this key") from None
     if token.index(b".") > LONGEST_HEADER:
         raise SealError("what the token is for has too long a name")
