@@ -19,7 +19,6 @@ import {
   createPrivateKey,
   createPublicKey,
   diffieHellman,
-  hkdfSync,
   privateDecrypt,
   timingSafeEqual,
 } from "node:crypto";
@@ -48,9 +47,13 @@ function fromBase64url(text) {
   return raw;
 }
 
+// RFC 5869, of 32 or 64 bytes. Node's own takes an info of 1024 bytes at most, and names may be longer.
 function hkdf(secret, label, parts = [], length = 32) {
   const info = Buffer.concat([ascii(label), ...parts.map(lp)]);
-  return Buffer.from(hkdfSync("sha256", secret, Buffer.alloc(0), info, length));
+  const hmac = (key, data) => createHmac("sha256", key).update(data).digest();
+  const key = hmac(Buffer.alloc(32), secret);
+  const first = hmac(key, Buffer.concat([info, Buffer.from([1])]));
+  return length === 32 ? first : Buffer.concat([first, hmac(key, Buffer.concat([first, info, Buffer.from([2])]))]);
 }
 
 function gcm(key, nonce, sealed, associated) {
@@ -168,10 +171,21 @@ function oneReading(text) {
   return value;
 }
 
+function strictUtf8(bytes) {
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch {
+    throw new Refused();
+  }
+}
+
 function headerOf(token) {
-  const header = oneReading(fromBase64url(token.split(".")[0]).toString("utf8"));
+  const head = token.split(".")[0];
+  if (head.length > 16384) throw new Refused();
+  const header = oneReading(strictUtf8(fromBase64url(head)));
   if (header === null || typeof header !== "object" || Array.isArray(header)) throw new Refused();
   if (header.enc !== "A256GCM" || "zip" in header || "crit" in header) throw new Refused();
+  if ("kid" in header && typeof header.kid !== "string") throw new Refused();
   return header;
 }
 
@@ -196,7 +210,7 @@ function agreedKey(key, header) {
   const secret = diffieHellman({ privateKey: key, publicKey });
   // Concat KDF (NIST SP 800-56A §5.8.1, RFC 7518 §4.6.2): 256 bits are one round of SHA-256.
   const word = (number) => Buffer.from([0, 0, number >> 8, number & 255]);
-  const parties = [header.apu ?? "", header.apv ?? ""].map((text) => lp(Buffer.from(text, "base64url")));
+  const parties = [header.apu, header.apv].map((text = "") => lp(text === "" ? ascii("") : fromBase64url(text)));
   const info = [lp(ascii(header.alg)), ...parties, word(256)];
   return createHash("sha256").update(Buffer.concat([word(1), secret, ...info])).digest();
 }

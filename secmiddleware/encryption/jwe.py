@@ -34,7 +34,7 @@ _LONGEST: Final = 1 << 31
 # They bring or point to keys of their sender's choosing (RFC 7516 §4.1.4 to §4.1.8), or say nothing that is
 # asked here. Nobody listens to them, whatever their shape.
 _UNHEARD: Final = ("jku", "jwk", "x5u", "x5c", "x5t", "x5t#S256", "typ", "cty", "b64")
-_EPK: Final = ("crv", "kty", "x", "y")
+_EPK: Final = ("crv", "x", "y")
 
 _CALLERS_KEPT: Final = 256
 """Certificates whose keys a field remembers: reading one takes as long as sealing to it."""
@@ -179,6 +179,7 @@ def _slots(ring: str, context: Context) -> dict[str, str]:
 def _seal(
     value: bytes, ring: str, context: Context, algorithm: str, named: tuple[str, str], key: Any
 ) -> bytes:
+    from joserfc.errors import JoseError
     from joserfc.jwe import encrypt_compact
 
     told = {name: slot for name, slot in _slots(ring, context).items() if slot}
@@ -187,6 +188,8 @@ def _seal(
         token = encrypt_compact(header, value, key, registry=_registry(algorithm)).encode("ascii")
     except OverflowError:
         raise SealError("the value is too large") from None
+    except (JoseError, ValueError):
+        raise SealError("nothing can be sealed to this key") from None
     if token.index(b".") > LONGEST_HEADER:
         raise SealError("what the token is for has too long a name")
     return token
@@ -217,7 +220,9 @@ def _is_public(epk: object) -> bool:
     """
     if epk is None:
         return True
-    return isinstance(epk, dict) and "d" not in epk and all(isinstance(epk.get(name), str) for name in _EPK)
+    if not isinstance(epk, dict) or "d" in epk or epk.get("kty") != "EC":
+        return False
+    return all(isinstance(epk.get(name), str) for name in _EPK)
 
 
 @cache

@@ -38,7 +38,12 @@ _OPERATIONS: Final[dict[bool, frozenset[str]]] = {
     True: frozenset({"decrypt", "unwrapKey", "deriveKey", "deriveBits"}),
 }
 
-_UNREADABLE: Final = (ValueError, TypeError, KeyError, AttributeError, OverflowError, UnsupportedAlgorithm)
+# The last four a certificate brings about: its version, a part that is there twice, a name that the library
+# has no word for, and what is only a warning unless the interpreter runs with -W error.
+_UNREADABLE: Final = (
+    ValueError, TypeError, KeyError, AttributeError, OverflowError, UnsupportedAlgorithm,
+    x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, Warning,
+)  # fmt: skip
 _NOT_ACCEPTED: Final = "is not of a kind that is accepted"
 _KINDS: Final = "RSA of 2048 bits or more, or an elliptic curve: P-256, P-384 or P-521"
 
@@ -93,7 +98,7 @@ def load_sealing_key(path: Path, setting: str) -> SealingKey:
         raise ConfigError([Finding(setting, str(error))]) from None
     except _Unfit as error:
         raise ConfigError([Finding(setting, f"{path} {error}", hint=error.hint)]) from None
-    except (*_UNREADABLE, x509.InvalidVersion):
+    except _UNREADABLE:
         hint = "it is a PUBLIC KEY or a CERTIFICATE in PEM, or a JWK"
         raise ConfigError([Finding(setting, f"{path} holds no public key", hint=hint)]) from None
 
@@ -132,7 +137,7 @@ def key_of_caller(certificate: bytes) -> SealingKey:
         return _of_certificate(x509.load_der_x509_certificate(certificate))
     except _Unfit as error:
         raise SealError(f"nothing can be sealed to the caller: its certificate {error}") from None
-    except (*_UNREADABLE, x509.InvalidVersion):
+    except _UNREADABLE:
         raise SealError("nothing can be sealed to the caller: its certificate cannot be read") from None
 
 
@@ -200,9 +205,9 @@ def _checked(key: object) -> Any:
     match key:
         case rsa.RSAPublicKey() | rsa.RSAPrivateKey():
             public = key.public_key() if isinstance(key, rsa.RSAPrivateKey) else key
-            exponent = public.public_numbers().e
-            # With an exponent of 1 what is sealed is plain, and an even one is no RSA.
-            if key.key_size < _LEAST_BITS or exponent < 3 or not exponent % 2:
+            numbers = public.public_numbers()
+            # With an exponent of 1 what is sealed is plain, and an even number is no RSA.
+            if key.key_size < _LEAST_BITS or numbers.e < 3 or not (numbers.e % 2 and numbers.n % 2):
                 raise _Unfit("has a key that is too weak", _KINDS)
             return RSAKey(key, key)
         case ec.EllipticCurvePublicKey() | ec.EllipticCurvePrivateKey() if key.curve.name in _CURVES:

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Final, TypeVar
 
-from secmiddleware.encryption.document import KID, KeyEntry, KeyState, RingDocument
+from secmiddleware.encryption.document import KID, KeyEntry, KeyState, RingDocument, show_time
 from secmiddleware.encryption.fernet import FieldFernet
-from secmiddleware.encryption.jwe import DIRECT, DirectJwe, read_header
+from secmiddleware.encryption.jwe import DIRECT, DirectJwe, kid_of_jwe, read_header
 from secmiddleware.encryption.opaque_tags import OpaqueTags, kid_of_tag
 from secmiddleware.encryption.padding import padded, unpadded
 from secmiddleware.encryption.suites import (
@@ -209,7 +209,7 @@ class Keyring:
                 if activate_at <= now:
                     break
         if key is None or entry.distrusted:
-            raise SealError(f"key {entry.kid} of ring {self.ring} may not be used; rotate the ring")
+            raise self._nothing_seals(entry, now)
         if context.format == "aead":
             key.ration.take()
             try:
@@ -274,8 +274,7 @@ class Keyring:
     ) -> bytes:
         """A token of the same value under the primary key, sealed for what `sealed_for` says, and padded.
 
-        One that is so already comes back as it is, once it has been opened; what Fernet sealed, which names
-        no key, is always sealed anew.
+        One that is so already comes back as it is, once it has been opened.
 
         Raises:
             KeyUnknown, TokenError: as `open`.
@@ -284,9 +283,7 @@ class Keyring:
         value = sealed = self.open(token, context, now, recover=recover)
         if pad:
             value = padded(unpadded(sealed), pad)
-        primary = self.primary(now)
-        current = looks_like_token(token) and kid_of(token) == primary.kid and not primary.distrusted
-        if current and context == sealed_for and value == sealed:
+        if context == sealed_for and value == sealed and self._is_of_primary(token, context, now):
             return token
         return self.seal(value, sealed_for, now)
 
@@ -318,6 +315,24 @@ class Keyring:
             return None
         tag = key.tags.open(text, bound)
         return None if tag is None else (tag, key.kid == self.primary(now).kid)
+
+    def _nothing_seals(self, primary: KeyEntry, now: datetime) -> SealError:
+        which = f"key {primary.kid} of ring {self.ring} may not be used"
+        for entry in self.keys:
+            if entry.activate_at > now and not entry.distrusted and entry.destroyed_at is None:
+                since = show_time(entry.activate_at)
+                return SealError(f"{which}; nothing is sealed until key {entry.kid} has its turn, at {since}")
+        return SealError(f"{which}; rotate the ring")
+
+    def _is_of_primary(self, token: bytes, context: Context, now: datetime) -> bool:
+        """Whether the key that seals at `now` has made a token that opens."""
+        entry = self.primary(now)
+        key = self._by_kid.get(entry.kid)
+        if key is None or entry.distrusted:
+            return False
+        if context.format == "fernet":
+            return key.fernet(context).open(token) is not None  # It names no key.
+        return (kid_of_jwe(token) if context.format == "jwe" else kid_of(token)) == entry.kid
 
     def _open_fernet(self, token: bytes, context: Context, now: datetime, *, recover: bool) -> bytes:
         check_fernet_spelling(token)

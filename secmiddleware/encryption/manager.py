@@ -369,7 +369,7 @@ class EncryptionManager:
             TokenError, KeyUnknown: something at a mark has the form of a token and does not open.
             SealError: a value cannot be sealed now.
             KeyringError: `start` was never called.
-            ValueError: a mark is none.
+            ValueError: a mark is none, or texts would be padded.
         """
         from secmiddleware.fields.documents import Hand
 

@@ -138,9 +138,11 @@ class RingRecord:
     def _is_overtaken_in_reserving(self, keyring: Keyring, root: Root) -> bool:
         """Whether another wrote first. Else the uses are there, or none are due or to be had."""
         now = self._clock()
-        kid = keyring.primary(now).kid
-        key = keyring.secret_of(kid)
-        if key is None or (self.keyring is not None and self.keyring.secret_of(kid) is not None):
+        entry = keyring.primary(now)
+        kid, key = entry.kid, keyring.secret_of(entry.kid)
+        if key is None or entry.distrusted:
+            return False
+        if self.keyring is not None and self.keyring.secret_of(kid) is not None:
             return False
         block = key.ration.next_block
         if not block:

@@ -39,7 +39,7 @@ class Upkeep:
         refused: KeyringError | None = None
         for entry in keyring.keys:
             key = keyring.secret_of(entry.kid)
-            if key is None or keyring.state_of(entry.kid, now) not in _SPENDING:
+            if key is None or entry.distrusted or keyring.state_of(entry.kid, now) not in _SPENDING:
                 continue
             block = key.ration.next_block
             if not block:

@@ -14,7 +14,7 @@ from typing import Final
 from secmiddleware.fields import forms, multipart, records
 from secmiddleware.fields.json_reading import UnreadableJSON
 from secmiddleware.fields.json_rewriting import Hit, Locator, TooManyHits, splice
-from secmiddleware.fields.limits import Limits
+from secmiddleware.fields.limits import MOST_PADDING, Limits
 from secmiddleware.fields.marks import Mark
 from secmiddleware.fields.media_types import MediaType
 from secmiddleware.fields.pairs import PairMarks, Spot, TooManyPairs, UnreadableForm, Unwritable
@@ -42,6 +42,8 @@ class Marked:
     places: tuple[tuple[PlaceRule, str], ...]
     required: tuple[int, ...] = ()
     """The marks that a body must have a value for."""
+    pads: tuple[int, ...] = ()
+    """To multiples of how many bytes the values of each mark are padded; empty where none are."""
 
     @classmethod
     def of(cls, places: Sequence[PlaceRule], limits: Limits, *, requires: bool = False) -> Marked | None:
@@ -62,7 +64,20 @@ class Marked:
             limits.marked,
             tuple((place, str(mark)) for place, mark in pairs),
             tuple(index for index, (place, _) in enumerate(pairs) if requires and place.required),
+            _pads([place for place, _ in pairs], requires),
         )
+
+    def padded_too_long(self, hits: Sequence[Hit]) -> str | None:
+        """The setting by which the values of these hits would make a body too long, or None."""
+        if not self.pads:
+            return None
+        added = 0
+        for hit in hits:
+            # What is longer than a step at most doubles.
+            added += max(0, self.pads[hit.mark] - (hit.end - hit.start))
+            if added > MOST_PADDING:
+                return f"fields.{self.places[hit.mark][0].field.name}.pad"
+        return None
 
     def missing(self, hits: Sequence[Hit]) -> Refusal | None:
         """Why a body with these hits may not go on: a mark that is required has none."""
@@ -104,6 +119,8 @@ def rewrite(
     except TooManyHits as many:
         where = "fields" if isinstance(many, TooManyPairs) else _MARKED_KEY
         return Refusal("payload_too_large" if unreadable == "payload_malformed" else unreadable, where)
+    if (too_long := marked.padded_too_long(hits)) is not None:
+        return Refusal("payload_too_large" if unreadable == "payload_malformed" else unreadable, too_long)
     if (missing := _missing(body, marked, hits, media_type)) is not None:
         return missing
     values: list[bytes] = []
@@ -125,6 +142,15 @@ def rewrite(
     if media_type.boundary and not _same_parts(body, rewritten, media_type.boundary):
         return Refusal(unreadable)
     return Rewritten(rewritten, hits)
+
+
+def _pads(places: Sequence[PlaceRule], inward: bool) -> tuple[int, ...]:
+    """For each place, the step to which its values are padded where they are sealed; nothing if none are."""
+    pads = tuple(
+        place.field.pad if (place.request if inward else place.response) == "encrypt" else 0
+        for place in places
+    )
+    return pads if any(pads) else ()
 
 
 def _located(body: bytes, marked: Marked, media_type: MediaType) -> Sequence[Hit]:

@@ -67,7 +67,12 @@ class Hand:
             encoding: what stands inside the tokens.
             listed: opens Fernet tokens from elsewhere, where Fernet is opened at all.
             recover: rewraps tokens of distrusted and retired keys too.
+
+        Raises:
+            ValueError: texts would be padded.
         """
+        if pad and encoding == "text":
+            raise ValueError("a text may end in spaces, so none can be its padding")
         self.count = Count()
         self._ring = ring
         self._field = field

@@ -19,6 +19,10 @@ DEFAULT_LINE: Final = 1 << 20
 DEFAULT_PLAIN_EVENTS: Final = frozenset({b"[DONE]"})
 """What ends a stream of a language model's, by the custom that OpenAI began."""
 
+MOST_PADDING: Final = 16 << 20
+"""Bytes by which `pad` makes the values of one body longer, together: two bytes of a body can become four
+thousand. The most values that there may be by default have room for `pad = 256`."""
+
 DEFAULT_RATIO: Final = 200
 """A list of ten thousand alike records is a 65th of itself under gzip, a 170th under zstd at its best."""
 

@@ -251,7 +251,9 @@ class FileStore:
         except SecretFileError as error:
             raise StoreUnavailable(str(error)) from error
         if re.fullmatch(rb"[0-9]{1,16}\n", text) is None:
-            raise KeyringError(f"{floor}: holds no generation; write the one of {path.name} into it")
+            raise KeyringError(
+                f"{floor}: holds no generation, with a line end; write the one of {path.name} into it"
+            )
         return int(text)
 
     def _raise_floor(self, path: Path, gen: int) -> None:

@@ -36,16 +36,20 @@ def header_of(token: bytes | str) -> dict[str, Any]:
     return header
 
 
-def compact(header: dict[str, Any] | str, cek: bytes, value: bytes, encrypted_key: bytes = b"") -> bytes:
-    """A token whose tag is good, whatever its header says; the header may be a text of any kind."""
-    text = header if isinstance(header, str) else json.dumps(header, separators=(",", ":"))
-    head, iv = b64u(text.encode()), os.urandom(12)
+def compact(
+    header: dict[str, Any] | str | bytes, cek: bytes, value: bytes, encrypted_key: bytes = b""
+) -> bytes:
+    """A token whose tag is good, whatever its header says; the header may be a text of any kind, or none."""
+    text = json.dumps(header, separators=(",", ":")) if isinstance(header, dict) else header
+    head, iv = b64u(text.encode() if isinstance(text, str) else text), os.urandom(12)
     sealed = AESGCM(cek).encrypt(iv, value, head.encode())
     parts = (head, b64u(encrypted_key), b64u(iv), b64u(sealed[:-16]), b64u(sealed[-16:]))
     return ".".join(parts).encode()
 
 
-def to_rsa(header: dict[str, Any] | str, public: rsa.RSAPublicKey, value: bytes, pad: Any = OAEP) -> bytes:
+def to_rsa(
+    header: dict[str, Any] | str | bytes, public: rsa.RSAPublicKey, value: bytes, pad: Any = OAEP
+) -> bytes:
     cek = os.urandom(32)
     return compact(header, cek, value, public.encrypt(cek, pad))
 

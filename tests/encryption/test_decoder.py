@@ -11,11 +11,14 @@ import pytest
 from certificates.shapes import key_of, make
 from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from encryption.jose import to_ec, to_rsa
 from encryption.rings import KEK, manager_of, started
 
 from secmiddleware.encryption.jwe import FieldJwe
+from secmiddleware.encryption.jwe_keys import load_opening_key
 from secmiddleware.encryption.keyring import Context
 from secmiddleware.encryption.manager import utc_now
+from secmiddleware.errors import TokenError
 from secmiddleware.rotation.stores import FileStore
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +37,7 @@ def node(*arguments: object, told: str = "") -> subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
-def outcomes():
+def vector_outcomes():
     done = node(Path(__file__).with_name("open_vectors.mjs"), DECODER, VECTORS)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -45,8 +48,8 @@ def vectors():
     return json.loads(VECTORS.read_text(encoding="utf-8"))
 
 
-def test_it_opens_every_token_of_the_vectors(outcomes, vectors):
-    assert outcomes["tokens"] == [{"value": case["value"]} for case in vectors["tokens"]]
+def test_it_opens_every_token_of_the_vectors(vector_outcomes, vectors):
+    assert vector_outcomes["tokens"] == [{"value": case["value"]} for case in vectors["tokens"]]
     assert {case["format"] for case in vectors["tokens"]} == {
         "aead",
         "xaes",
@@ -54,16 +57,16 @@ def test_it_opens_every_token_of_the_vectors(outcomes, vectors):
         "fernet",
         "jwe",
     }
-    assert outcomes["listed"] == [{"value": case["value"]} for case in vectors["listed"]["tokens"]]
+    assert vector_outcomes["listed"] == [{"value": case["value"]} for case in vectors["listed"]["tokens"]]
 
 
-def test_it_refuses_what_is_near_a_token_and_tells_an_unknown_key_apart(outcomes, vectors):
-    assert outcomes["refused"] == [{"error": case["error"]} for case in vectors["refused"]]
-    assert outcomes["listed_refused"] == [{"error": "refused"}] * len(vectors["listed"]["refused"])
+def test_it_refuses_what_is_near_a_token_and_tells_an_unknown_key_apart(vector_outcomes, vectors):
+    assert vector_outcomes["refused"] == [{"error": case["error"]} for case in vectors["refused"]]
+    assert vector_outcomes["listed_refused"] == [{"error": "refused"}] * len(vectors["listed"]["refused"])
 
 
-def test_it_takes_no_changed_document(outcomes, vectors):
-    assert outcomes["documents"] == [{"error": "refused"}] * len(vectors["refused_documents"])
+def test_it_takes_no_changed_document(vector_outcomes, vectors):
+    assert vector_outcomes["documents"] == [{"error": "refused"}] * len(vectors["refused_documents"])
 
 
 @pytest.fixture
@@ -120,6 +123,56 @@ def test_it_opens_what_was_sealed_to_a_private_key_and_with_no_other(tmp_path, k
     ):
         done = opened(*arguments)
         assert (done.returncode, done.stdout, done.stderr) == (1, "", "it does not open here\n")
+
+
+def test_it_opens_what_is_for_somebody_of_a_very_long_name(ring):
+    manager, document, kek = ring
+    tenant = "spiffe://" + "a" * 2000
+    tokens = [manager.seal("ssn", b"1", tenant=tenant, format=form) for form in ("aead", "deterministic")]
+    done = node(DECODER, document, kek, "ssn", "--tenant", tenant, told="\n".join(tokens))
+    assert (done.stdout, done.stderr) == ("1\n1\n", "")
+
+
+@pytest.fixture
+def outcomes(tmp_path):
+    """What we make of a token that was sealed to a key by a stranger, and what the decoder does."""
+
+    def found(token, private):
+        key = tmp_path / "key"
+        key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        key.chmod(0o600)
+        opening = load_opening_key(key, "")
+        done = node(DECODER, "--key", key, "payments", "ssn", told=token.decode())
+        try:
+            ours = FieldJwe((opening.algorithm,), None, (opening,))
+            value = ours.open(token, Context("ssn", format="jwe"), "payments")
+        except TokenError:
+            value = b""
+        return value, done.stdout.encode().rstrip(b"\n"), done.stderr
+
+    return found
+
+
+FOR_SSN = {"enc": "A256GCM", "secmw.ring": "payments", "secmw.field": "ssn", "secmw.purpose": "field"}
+REFUSED = (b"", b"", "it does not open here\n")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"kid": 7}, {"kid": None}, {"x": "y" * 12_300}, {"apu": None}, {"apu": "!"}, {"apv": 1}],
+    ids=["kid", "null", "long", "apu", "no base64url", "apv"],
+)
+def test_it_refuses_the_headers_of_strangers_that_we_refuse(outcomes, odd):
+    private, header = key_of("p256", 5), {"alg": "ECDH-ES+A256KW", **FOR_SSN}
+    assert outcomes(to_ec(header, private.public_key(), b"1"), private) == (b"1", b"1", "")
+    assert outcomes(to_ec(header, private.public_key(), b"1", **odd), private) == REFUSED
+
+
+def test_it_refuses_a_header_that_is_not_utf_8_as_we_do(outcomes):
+    private = key_of("rsa2048", 5)
+    header = json.dumps({"alg": "RSA-OAEP-256", **FOR_SSN, "x": "?"}).encode()
+    assert outcomes(to_rsa(header, private.public_key(), b"1"), private) == (b"1", b"1", "")
+    assert outcomes(to_rsa(header.replace(b"?", b"\xff"), private.public_key(), b"1"), private) == REFUSED
 
 
 def test_it_says_no_more_than_we_do_of_what_does_not_open(ring):

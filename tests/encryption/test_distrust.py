@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 from encryption.rings import DELAY, RETIRE, TICK, manager_of, rewrite, sealing_key, started, states, stored
@@ -113,6 +114,31 @@ def test_with_a_rotation_the_key_that_seals_is_distrusted_and_followed_in_one_ge
     clock.forward(TICK)
     there.tend()
     assert sealing_key(here) == sealing_key(there) == new
+
+
+def test_where_nothing_can_be_sealed_it_says_until_when_and_to_rotate_only_where_that_may_be_done(
+    make, store, clock
+):
+    manager = started(make)
+    first = sealing_key(manager)
+    new = manager.distrust(first, rotate=True)
+    turn = f"nothing is sealed until key {new} has its turn, at 2026-06-01T12:05:00.000000Z"
+    with pytest.raises(SealError, match=f"key {first} of ring payments may not be used; {turn}"):
+        manager.seal("ssn", VALUE)
+    with pytest.raises(KeyringError, match="pending"):
+        manager.rotate()
+    clock.forward(DELAY)
+    rewrite(
+        store,
+        lambda document: replace(
+            document.reissued(clock.now),
+            keys=tuple(replace(key, distrusted=True) for key in document.keys),
+        ),
+    )
+    manager.look()
+    with pytest.raises(SealError, match=f"key {new} of ring payments may not be used; rotate the ring"):
+        manager.seal("ssn", VALUE)
+    manager.rotate()
 
 
 def test_where_a_key_waits_already_none_is_added(make, clock):

@@ -444,13 +444,14 @@ def test_a_point_off_the_curve_or_of_another_one_does_not_open(field_of, pair):
             refused(lambda token=token: field_of("p256").open(token, CARD, RING))
 
 
-def test_an_ephemeral_key_with_its_secret_half_or_as_a_file_does_not_open(field_of, pair):
-    # Both would agree on the right key: joserfc takes them.
+def test_an_ephemeral_key_with_its_secret_half_of_another_kind_or_as_a_file_does_not_open(field_of, pair):
+    # All would agree on the right key: joserfc takes them.
     header = {"alg": EC, "enc": "A256GCM", **FOR_CARD}
     ephemeral = ec.generate_private_key(ec.SECP256R1())
     pem = ephemeral.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     secret = b64u(ephemeral.private_numbers().private_value.to_bytes(32, "big"))
-    for epk in (pem, {**jwk_of(ephemeral.public_key()), "d": secret}):
+    public = jwk_of(ephemeral.public_key())
+    for epk in (pem, {**public, "d": secret}, {**public, "kty": "oct"}, {**public, "kty": "RSA"}):
         token = to_ec(header, pair("p256").public, VALUE, ephemeral, epk=epk)
         refused(lambda token=token: field_of("p256").open(token, CARD, RING))
     token = to_ec(header, pair("p256").public, VALUE, ephemeral)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 
 import pytest
-from certificates.shapes import key_of, make, usage
+from certificates.shapes import key_of, make, raw, raw_san, usage
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -19,9 +20,9 @@ from encryption.jose import b64u, jwk_of, opened
 from encryption.rings import RING
 
 from secmiddleware.encryption.jwe import FieldJwe
-from secmiddleware.encryption.jwe_keys import load_opening_key, load_sealing_key
+from secmiddleware.encryption.jwe_keys import key_of_caller, load_opening_key, load_sealing_key
 from secmiddleware.encryption.keyring import Context
-from secmiddleware.errors import ConfigError
+from secmiddleware.errors import ConfigError, SealError
 
 CARD = Context("card", format="jwe")
 RSA, EC = "RSA-OAEP-256", "ECDH-ES+A256KW"
@@ -118,7 +119,28 @@ def test_a_recipient_may_be_a_certificate_and_goes_by_its_thumbprint(put):
     assert "lacks keyAgreement" in told(load_sealing_key, put(signs.pem))
 
 
+@pytest.mark.parametrize("odd", [raw_san(0xA3, b"\x30\0"), raw_san(0xA5, b"\xa1\3\x0c\1x"), "twice"], ids=str)
+def test_a_certificate_with_a_part_that_cannot_be_read_is_told_and_nothing_is_sealed_to_it(put, odd):
+    extensions = [(raw("2.5.29.99", b"\x03\x02\x05\x20") if odd == "twice" else odd, False)]
+    made = make("partner", key=key_of("rsa2048"), extensions=[(usage("key_encipherment"), True), *extensions])
+    der = made.der.replace(b"\x06\x03\x55\x1d\x63", b"\x06\x03\x55\x1d\x0f")  # once more: keyUsage
+    armour = "CERTIFICATE-----\n"
+    armed = f"-----BEGIN {armour}{base64.encodebytes(der).decode()}-----END {armour}".encode()
+    assert "holds no public key" in told(load_sealing_key, put(armed))
+    with pytest.raises(SealError, match="cannot be read"):
+        key_of_caller(der)
+
+
+@pytest.mark.parametrize(("bits", "exponent"), [(4096, (1 << 65) + 1), (16_392, 65_537)])
+def test_a_key_that_the_library_does_not_calculate_with_seals_nothing_and_breaks_nothing(put, bits, exponent):
+    numbers = ((1 << bits) - 1).to_bytes(bits // 8, "big"), exponent.to_bytes(9, "big").lstrip(b"\0")
+    key = load_sealing_key(put({"kty": "RSA", "n": b64u(numbers[0]), "e": b64u(numbers[1])}), "")
+    with pytest.raises(SealError, match="to this key"):
+        FieldJwe((RSA,), key).seal(b"1", CARD, RING, None)
+
+
 PUBLIC = RFC_7638
+EVEN = b64u(base64.urlsafe_b64decode(PUBLIC["n"] + "==")[:-1] + b"\0")
 CURVE = private_jwk(key_of("p256"))
 
 NOT_FOR_SEALING = {
@@ -135,6 +157,7 @@ NOT_FOR_SEALING = {
     "a member twice": (b'{"kty":"EC","kty":"RSA","n":"AQAB","e":"AQAB"}', "holds no public key"),
     "a key without its numbers": ({"kty": "RSA", "e": "AQAB"}, "holds no public key"),
     "numbers that are no key": ({**PUBLIC, "n": "AQAB"}, "holds no public key"),
+    "a modulus that is even": ({**PUBLIC, "n": EVEN}, "too weak"),
     "an exponent of one": ({**PUBLIC, "e": "AQ"}, "holds no public key"),
     "a point that is not on its curve": (
         {"kty": "EC", "crv": "P-256", "x": CURVE["x"], "y": CURVE["x"]}, "holds no public key",

@@ -33,6 +33,24 @@ def test_uses_are_reserved_in_the_document_before_anything_is_sealed(make, store
     assert other.status()["keys"][0]["uses_left_here"] == FIRST_BLOCK
 
 
+def test_of_a_distrusted_key_that_none_has_followed_yet_nobody_reserves_uses(make, store, clock):
+    here, there = started(make), started(make, first_block=4)
+    for _ in range(3):
+        there.seal("ssn", b"1")
+    first = sealing_key(here)
+    here.distrust(first, rotate=True)
+    reserved = stored(store).keys[0].uses
+    there.look()
+    for manager in (here, there, started(make)):
+        manager.tend()
+        assert manager.status()["alarms"] == {}
+    assert stored(store).keys[0].uses == reserved
+    clock.forward(DELAY)
+    for manager in (here, there):
+        manager.tend()
+        assert manager.seal("ssn", b"1")
+
+
 def test_a_process_seals_as_often_as_it_has_reserved_and_not_once_more(make, store):
     manager = started(make, first_block=5)
     for _ in range(5):

@@ -60,6 +60,14 @@ def test_what_was_sealed_comes_back_byte_for_byte_and_for_its_owner_alone(manage
             manager.open_json("ssn", sealed, MARKS, **(how | {"tenant": "spiffe://other"}))
 
 
+def test_texts_are_not_padded_since_they_may_end_in_spaces(manager):
+    for text in (b'{"x":"a"}', b'{"x":"a  "}'):
+        sealed = manager.seal_json("ssn", text, "$.x", encoding="text")
+        assert manager.open_json("ssn", sealed, "$.x", encoding="text") == text
+        with pytest.raises(ValueError, match="padding"):
+            manager.seal_json("ssn", text, "$.x", encoding="text", pad=32)
+
+
 @settings(max_examples=200, deadline=timedelta(seconds=5))
 @given(random=st.randoms(use_true_random=False))
 def test_any_document_comes_back(manager, random):

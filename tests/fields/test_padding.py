@@ -104,6 +104,19 @@ def test_padding_is_sealed_with_the_value():
     assert opened(token[:-9] + b'"').code == "seal_failed"
 
 
+@pytest.mark.parametrize(("pad", "count"), [(4096, 4098), (1024, 16_401)])
+def test_padding_does_not_make_hundreds_of_megabytes_of_a_small_body(pad, count):
+    body = b'{"ssn":[' + b",".join([b"1"] * count) + b"]}"
+    marked = place("$.ssn[*]", request="encrypt", response="encrypt", pad=pad)
+    refused = request([marked], body)
+    assert (refused.code, refused.refusal.where) == ("payload_too_large", "fields.ssn.pad")
+    assert response([marked], body).code == "seal_failed"
+    assert request([marked], body.replace(b"1,", b"", 20)).code is None
+    # What is opened, or is null, gets no longer.
+    opening = place("$.ssn[*]", response="decrypt", pad=pad)
+    assert response([opening], body.replace(b"1", b"null")).code is None
+
+
 def test_texts_are_not_padded():
     with pytest.raises(ValueError, match="padding"):
         FieldRule("ssn", encoding="text", pad=32)
