@@ -71,7 +71,7 @@ LOOKS_UP = {("secmiddleware.encryption.manager", "secmiddleware.fields.documents
 
 # Each is imported in one module at most; OpenTelemetry's SDK, which is set up for servers only, apart from
 # its API.
-ONE_DOOR = ("backports.zstd", "brotli", "opentelemetry.sdk", "kombu", "redis")
+ONE_DOOR = ("backports.zstd", "brotli", "opentelemetry.sdk", "kombu", "redis", "yaml")
 API_DOORS = {"secmiddleware.telemetry.opentelemetry", "secmiddleware.telemetry.exporting"}
 # Its signatures, its keys for encryption, its encryption.
 JOSE_DOORS = {
@@ -84,7 +84,7 @@ JOSE_DOORS = {
 OPTIONAL = {
     "backports", "brotli", "cheroot", "django", "fastapi", "flask", "granian", "gunicorn", "h11", "httptools",
     "hypercorn", "joserfc", "kombu", "opentelemetry", "redis", "starlette", "uvicorn", "uvloop", "waitress",
-    "watchfiles", "websockets", "werkzeug", "wsproto",
+    "watchfiles", "websockets", "werkzeug", "wsproto", "yaml",
 }  # fmt: skip
 
 

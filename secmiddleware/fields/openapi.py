@@ -1,4 +1,4 @@
-"""Marks out of an OpenAPI document (3.0, 3.1, 3.2, in JSON): for each path what is sensitive, each way.
+"""Marks out of an OpenAPI document (3.0, 3.1, 3.2): for each path what is sensitive, each way.
 
 It is read when the settings are. Paths are taken as the app routes them, with and without what `servers` puts
 in front: a route too many marks nothing, one too few would let a value pass.
@@ -6,19 +6,14 @@ in front: a route too many marks nothing, one too few would let a value pass.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from secmiddleware.fields.model_schemas import Way
 from secmiddleware.fields.schemas import Found, SchemaError, Survey
 from secmiddleware.paths import PathPattern
-
-LARGEST: Final = 16 << 20
-"""Bytes of a document: the largest published ones have some 10 MB."""
 
 _METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch", "trace", "query")
 
@@ -33,25 +28,6 @@ class Described:
     response: dict[Found, None] = field(default_factory=dict)
     heads: dict[tuple[Found, Way, str], None] = field(default_factory=dict)
     """What is sensitive in a header, a cookie, a query or a path, and where: as in `query:email`."""
-
-
-def read_document(path: Path) -> Mapping[str, Any]:
-    """A JSON document from a file. Raises SchemaError, which names the file, where there is none."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
-    except OSError as error:
-        raise SchemaError(f"{path} cannot be read: {error.strerror}") from None
-    if len(data) > LARGEST:
-        raise SchemaError(f"{path} is larger than {LARGEST} bytes")
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError):
-        hint = "; convert it to JSON first" if path.suffix in (".yaml", ".yml") else ""
-        raise SchemaError(f"{path} is not JSON{hint}") from None
-    if not isinstance(document, Mapping):
-        raise SchemaError(f"{path} is not a JSON object")
-    return document
 
 
 def describe(document: Mapping[str, Any], mount: str) -> tuple[Described, ...]:

@@ -387,7 +387,8 @@ class PlaceSettings(Section):
         description='What says the marks: a Pydantic model, "module:Model", or a schema, "FILE#/POINTER".',
     )
     openapi: PathSetting | None = Field(
-        default=None, description="An OpenAPI document, in JSON, that says both the routes and the marks."
+        default=None,
+        description="An OpenAPI document, JSON or YAML, that says both the routes and the marks.",
     )
     unnamed: bool = Field(
         default=False, description="Takes the values that a document calls sensitive and gives no field, too."

@@ -16,7 +16,8 @@ from typing import Any, Final, get_args
 from secmiddleware.fields.head_marks import AnyMark, HeadMark, Part, overlaps, read_mark
 from secmiddleware.fields.marks import Mark, contains, joins
 from secmiddleware.fields.model_schemas import Way, schema_of
-from secmiddleware.fields.openapi import Described, describe, read_document
+from secmiddleware.fields.openapi import Described, describe
+from secmiddleware.fields.schema_files import read_document
 from secmiddleware.fields.schemas import Found, SchemaError, Survey
 from secmiddleware.paths import PathPattern
 from secmiddleware.settings.mistakes import Mistake, Note, did_you_mean, write_path

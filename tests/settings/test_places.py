@@ -347,7 +347,7 @@ def cyclic() -> dict[str, Any]:
 BAD_DOCUMENTS: dict[str, tuple[Any, str]] = {
     "no JSON": ("openapi: 3.1.0", "api.json is not JSON"),
     "too deep": ("[" * 100_000, "api.json is not JSON"),
-    "a list": ([], "is not a JSON object"),
+    "a list": ([], "is not an object with names"),
     "of version 2": ({"swagger": "2.0", "paths": {}}, "is not an OpenAPI document of version 3"),
     "nothing in it": (document({}), "marks nothing as ssn"),
     "only without a field": (
@@ -403,14 +403,63 @@ def test_a_document_that_cannot_be_followed_is_named_with_what_is_wrong(place, b
     assert one.line == (OPEN + place_of("")).count("\n") - 2
 
 
-def test_a_yaml_document_is_refused_with_what_to_do(place):
-    (place.folder / "api.yaml").write_text("openapi: 3.1.0\n")
+IN_YAML = """\
+openapi: 3.1.0
+info: {title: Shop, version: 1}
+paths:
+  /people/{id}:
+    post:
+      requestBody: &body
+        content:
+          application/json:
+            schema: {$ref: '#/components/schemas/Person'}
+      responses:
+        200: *body
+components:
+  schemas:
+    Person:
+      properties:
+        no:
+          x-sensitive-data: {mask: full, field: ssn}
+        name: {type: string}
+"""
+
+
+@pytest.mark.parametrize("name", ["api.yaml", "api.YML"])
+def test_a_document_in_yaml_marks_what_it_would_mark_in_json(place, name):
+    (place.folder / name).write_text(IN_YAML)
+    settings = place.load(OPEN + place_of(f'openapi = "{name}"'))
+    assert by_path(places_of(settings, import_models=False).places) == {"/people/*": ({"$.no"}, {"$.no"})}
+    schema = f"{name}#/components/schemas/Person"
+    settings = place.load(OPEN + place_of(f'routes = ["/a"]\nmarks_from = "{schema}"'))
+    assert by_path(places_of(settings, import_models=False).places) == {"/a": ({"$.no"}, {"$.no"})}
+
+
+def test_a_yaml_document_is_refused_with_what_to_do_where_nothing_reads_it(place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    (place.folder / "api.yaml").write_text(IN_YAML)
+    ((key, message, _),) = told(place, OPEN + place_of('openapi = "api.yaml"'))
+    assert key == "fields.ssn.places[0].openapi"
+    assert message.endswith(
+        "api.yaml is YAML, and PyYAML is not installed: pip install 'secmiddleware[openapi]', or convert it "
+        "to JSON"
+    )
+
+
+def test_a_yaml_document_that_says_a_thing_twice_is_named_with_the_line(place):
+    (place.folder / "api.yaml").write_text(IN_YAML + "    Person: {}\n")
     ((_, message, _),) = told(place, OPEN + place_of('openapi = "api.yaml"'))
-    assert message.endswith("api.yaml is not JSON; convert it to JSON first")
+    assert message.endswith("api.yaml has the key 'Person' twice in one mapping, line 19")
+
+
+def test_a_json_document_that_says_a_thing_twice_is_refused(place):
+    (place.folder / "api.json").write_text('{"openapi": "3.1.0", "paths": {}, "paths": {}}')
+    ((_, message, _),) = told(place, OPEN + place_of('openapi = "api.json"'))
+    assert message.endswith("api.json has the key 'paths' twice in one object")
 
 
 def test_a_document_that_is_too_large_is_not_read(place, monkeypatch):
-    monkeypatch.setattr("secmiddleware.fields.openapi.LARGEST", 10)
+    monkeypatch.setattr("secmiddleware.fields.schema_files.LARGEST", 10)
     (place.folder / "api.json").write_text(json.dumps(document({})))
     ((_, message, _),) = told(place, OPEN + place_of('openapi = "api.json"'))
     assert message.endswith("api.json is larger than 10 bytes")
