@@ -12,7 +12,8 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
-from secmiddleware.fields.schemas import ORIGIN, SchemaError
+from secmiddleware.fields.schema_files import SchemaError
+from secmiddleware.fields.schemas import ORIGIN
 
 Way = Literal["request", "response"]
 

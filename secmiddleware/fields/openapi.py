@@ -12,7 +12,8 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from secmiddleware.fields.model_schemas import Way
-from secmiddleware.fields.schemas import Found, SchemaError, Survey
+from secmiddleware.fields.schema_files import Documents, SchemaError, escaped
+from secmiddleware.fields.schemas import Found, Survey
 from secmiddleware.paths import PathPattern
 
 _METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch", "trace", "query")
@@ -30,19 +31,20 @@ class Described:
     """What is sensitive in a header, a cookie, a query or a path, and where: as in `query:email`."""
 
 
-def describe(document: Mapping[str, Any], mount: str) -> tuple[Described, ...]:
+def describe(documents: Documents, mount: str) -> tuple[Described, ...]:
     """What an OpenAPI document says of each of its paths; `mount` is taken off where it is in front of one.
 
     Raises:
         SchemaError: it is none, or cannot be followed; says where in it.
     """
+    document = documents.root
     version = document.get("openapi")
     if not isinstance(version, str) or not version.startswith("3."):
         raise SchemaError("is not an OpenAPI document of version 3")
-    survey = Survey(document)
+    survey = Survey(documents)
     bases = _bases(document)
     return tuple(
-        _Operations(survey, path, mount).described(item, bases)
+        _Operations(documents, survey, path, mount).described(item, bases)
         for path, item in _table(document.get("paths")).items()
         if not path.startswith("x-")
     )
@@ -51,32 +53,36 @@ def describe(document: Mapping[str, Any], mount: str) -> tuple[Described, ...]:
 class _Operations:
     """The operations of one path."""
 
-    def __init__(self, survey: Survey, path: str, mount: str) -> None:
+    def __init__(self, documents: Documents, survey: Survey, path: str, mount: str) -> None:
+        self._documents = documents
         self._survey = survey
         self._path = path
         self._mount = mount
-        self._pointer = f"#/paths/{path.replace('~', '~0').replace('/', '~1')}"
+        self._pointer = f"#/paths/{escaped(path)}"
 
     def described(self, item: object, bases: tuple[str, ...]) -> Described:
-        item, pointer = self._followed(item, self._pointer)
-        operations = [(name, item[name], f"{pointer}/{name}") for name in _METHODS if name in item]
-        more = _table(item.get("additionalOperations"))
-        operations += [(name, one, f"{pointer}/additionalOperations/{name}") for name, one in more.items()]
-        own = (*bases, *_bases(item), *(base for _, one, _ in operations for base in _bases(one)))
-        described = Described(self._path, self._routes(own))
-        self._parameters(item, pointer, described)
-        for _, operation, at in operations:
-            self._parameters(operation, at, described)
-            body, body_at = self._followed(_table(operation).get("requestBody"), f"{at}/requestBody")
-            described.request |= dict.fromkeys(self._content(body, body_at))
-            for status, response in _table(_table(operation).get("responses")).items():
-                response, response_at = self._followed(response, f"{at}/responses/{status}")
-                described.response |= dict.fromkeys(self._content(response, response_at))
-                for name, header in _table(response.get("headers")).items():
-                    header, header_at = self._followed(header, f"{response_at}/headers/{name}")
-                    for found in self._of_parameter(header, header_at):
-                        described.heads[found, "response", f"header:{name}"] = None
+        # What stands beside a path item's reference is not defined to be the one or the other: it is both.
+        items = list(self._chain(item, self._pointer))
+        operations = [operation for one, pointer in items for operation in _operations(one, pointer)]
+        servers = [base for one, _ in (*items, *operations) for base in _bases(one)]
+        described = Described(self._path, self._routes((*bases, *servers)))
+        for one, pointer in items:
+            self._parameters(one, pointer, described)
+        for operation, at in operations:
+            self._operation(_table(operation), at, described)
         return described
+
+    def _operation(self, operation: Mapping[str, Any], at: str, described: Described) -> None:
+        self._parameters(operation, at, described)
+        body, body_at = self._followed(operation.get("requestBody"), f"{at}/requestBody")
+        described.request |= dict.fromkeys(self._content(body, body_at))
+        for status, response in _table(operation.get("responses")).items():
+            response, response_at = self._followed(response, f"{at}/responses/{escaped(status)}")
+            described.response |= dict.fromkeys(self._content(response, response_at))
+            for name, header in _table(response.get("headers")).items():
+                header, header_at = self._followed(header, f"{response_at}/headers/{escaped(name)}")
+                for found in self._of_parameter(header, header_at):
+                    described.heads[found, "response", f"header:{name}"] = None
 
     def _parameters(self, within: object, at: str, described: Described) -> None:
         for index, one in enumerate(_table(within).get("parameters") or ()):
@@ -93,20 +99,24 @@ class _Operations:
     def _content(self, within: Mapping[str, Any], at: str) -> Iterator[Found]:
         """What is sensitive in a body, of whichever media type; of a stream, in each of its items."""
         for media, about in _table(within.get("content")).items():
-            about, pointer = self._followed(
-                about, f"{at}/content/{media.replace('~', '~0').replace('/', '~1')}"
-            )
+            about, pointer = self._followed(about, f"{at}/content/{escaped(media)}")
             for keyword in ("schema", "itemSchema"):
                 if keyword in about:
                     yield from self._survey.found_at(f"{pointer}/{keyword}")
 
     def _followed(self, value: object, pointer: str) -> tuple[Mapping[str, Any], str]:
         """An object, or the one that it refers to, and where that stands."""
+        *_, last = self._chain(value, pointer)
+        return last
+
+    def _chain(self, value: object, pointer: str) -> Iterator[tuple[Mapping[str, Any], str]]:
+        """An object, and those that it refers to, one after the other."""
         for _ in range(10):
-            reference = _table(value).get("$ref")
-            if not isinstance(reference, str):
-                return _table(value), pointer
-            value, pointer = self._survey.resolve(reference, pointer), reference
+            yield _table(value), pointer
+            if "$ref" not in _table(value):
+                return
+            at, pointer = pointer, self._documents.locate(_table(value)["$ref"], pointer)
+            value = self._documents.resolve(pointer, at)
         raise SchemaError(f"{pointer}: refers in a circle")
 
     def _routes(self, bases: tuple[str, ...]) -> tuple[PathPattern, ...]:
@@ -119,6 +129,13 @@ class _Operations:
             return tuple(PathPattern.parse(one) for one in dict.fromkeys(paths))
         except ValueError as error:
             raise SchemaError(f"{self._pointer}: {error}") from None
+
+
+def _operations(item: Mapping[str, Any], pointer: str) -> Iterator[tuple[object, str]]:
+    """The operations of a path item, and where they stand."""
+    yield from ((item[name], f"{pointer}/{name}") for name in _METHODS if name in item)
+    for name, one in _table(item.get("additionalOperations")).items():
+        yield one, f"{pointer}/additionalOperations/{escaped(name)}"
 
 
 def _bases(within: object) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
-"""Documents with schemas in them, as files have them: JSON, and YAML by the name's end.
+"""Documents with schemas in them, as files have them, and where something stands in one.
 
-They are read when the settings are.
+A file is JSON, or YAML by the name's end; it is read when the settings are. Whatever stands somewhere has one
+pointer, however a reference spells it: else it would be met again as something new.
 """
 
 from __future__ import annotations
@@ -9,14 +10,76 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
-from secmiddleware.fields.schemas import SchemaError
 from secmiddleware.fields.yaml_reading import YamlError, read_yaml
 
 LARGEST: Final = 16 << 20
 """Bytes of a document: the largest published ones have some 10 MB."""
 
 _YAML: Final = (".yaml", ".yml")
+
+
+class SchemaError(ValueError):
+    """A schema that no marks can be had from; says why, and where in it."""
+
+
+class Documents:
+    """A document, and what its references lead to."""
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self.root = root
+
+    def locate(self, reference: object, at: str) -> str:
+        """The pointer of what a reference leads to, out of what stands `at` one. Raises SchemaError."""
+        if not isinstance(reference, str):
+            raise SchemaError(f"{at}: $ref is not a text")
+        file, _, fragment = reference.partition("#")
+        if file:
+            raise SchemaError(
+                f"{at}: leads out of the document, to {reference[:200]!r}; bundle it into one file"
+            )
+        if fragment and not fragment.startswith("/"):
+            raise SchemaError(
+                f"{at}: leads to an anchor, {reference[:200]!r}; say where it stands instead, as in "
+                "#/components/schemas/Customer"
+            )
+        return "#" + "".join(f"/{escaped(part)}" for part in _parts(unquote(fragment)))
+
+    def resolve(self, pointer: str, at: str) -> Any:
+        """What stands at a pointer. Raises SchemaError, which says that `at` leads nowhere."""
+        here: Any = self.root
+        for part in _parts(unquote(pointer.partition("#")[2])):
+            if isinstance(here, Mapping) and part in here:
+                here = here[part]
+            elif isinstance(here, list) and _is_index(part) and int(part) < len(here):
+                here = here[int(part)]
+            else:
+                raise SchemaError(f"{at}: there is no {pointer[:200]}")
+            check_base(here, pointer)
+        return here
+
+
+def check_base(schema: object, pointer: str) -> None:
+    """Raises SchemaError where a schema is a document of its own, so that `#` in it means that one."""
+    if isinstance(schema, Mapping) and isinstance(schema.get("$id"), str):
+        raise SchemaError(
+            f"{pointer}: $id makes it a document of its own, with references that start there; take $id out, "
+            "or write the marks by hand"
+        )
+
+
+def escaped(name: str) -> str:
+    """A name as it stands in a pointer (RFC 6901 §3, §6)."""
+    return name.replace("~", "~0").replace("/", "~1").replace("%", "%25").replace("#", "%23")
+
+
+def _parts(pointer: str) -> list[str]:
+    return [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
+
+
+def _is_index(part: str) -> bool:
+    return part.isascii() and part.isdigit() and len(part) < 10
 
 
 def read_document(path: Path) -> Mapping[str, Any]:

@@ -7,14 +7,15 @@ sensitive is left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Final
-from urllib.parse import unquote
+from typing import Any, Final, NamedTuple
 
 from secmiddleware.fields.encrypted import EXTENSION
 from secmiddleware.fields.marks import Descend, Each, Index, Mark, Name, Step
+from secmiddleware.fields.schema_files import Documents, SchemaError, check_base, escaped
+from secmiddleware.fields.subtypes import Subtypes
 
 ORIGIN: Final = "x-secmiddleware-origin"
 """Where a schema was made of something else: what it was made of, for people."""
@@ -23,10 +24,6 @@ ORIGIN: Final = "x-secmiddleware-origin"
 _MOST_SCHEMAS: Final = 200_000
 _DEEPEST: Final = 200
 _MOST_FOUND: Final = 2000
-
-
-class SchemaError(ValueError):
-    """A schema that no marks can be had from; says why, and where in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +47,35 @@ class Found:
             raise SchemaError(f"{self.origin}: {error}") from None
 
 
+class _Spot(NamedTuple):
+    """Where a schema stands, and what for."""
+
+    pointer: str
+    part: bool = False
+    """Of a schema that is made of it: its other subtypes are not meant then."""
+
+    def below(self, *names: str | int, part: bool = False) -> _Spot:
+        return _Spot("/".join((self.pointer, *(escaped(str(name)) for name in names))), part)
+
+
 @dataclass(frozen=True, slots=True)
 class _Child:
     """A schema within another one, and the step to its values; None where they are the same."""
 
     step: Step | None
     schema: Any
-    pointer: str
+    spot: _Spot
     keyword: str
 
 
 class Survey:
     """What one document says of its values; every part of it is looked at once."""
 
-    def __init__(self, document: Mapping[str, Any]) -> None:
-        self._document = document
-        self._known: dict[str, tuple[Found, ...]] = {}
-        self._reached: dict[tuple[str, bool], frozenset[str]] = {}
+    def __init__(self, documents: Documents) -> None:
+        self._documents = documents
+        self._subtypes = Subtypes(documents)
+        self._known: dict[_Spot, tuple[Found, ...]] = {}
+        self._reached: dict[tuple[_Spot, bool], frozenset[_Spot]] = {}
         self._seen = 0
 
     def found_at(self, pointer: str) -> tuple[Found, ...]:
@@ -75,54 +84,51 @@ class Survey:
         Raises:
             SchemaError: there is nothing, or it cannot be followed.
         """
-        return self._referenced(pointer, pointer, 0)
+        return self._referenced(_Spot(self._documents.locate(pointer, pointer)), pointer, 0)
 
-    def resolve(self, pointer: str, at: str) -> Any:
-        """What stands at a pointer. Raises SchemaError, which says that `at` leads nowhere."""
-        if pointer != "#" and not pointer.startswith("#/"):
-            raise SchemaError(
-                f"{at}: leads out of the document, to {pointer[:200]!r}; bundle it into one file"
+    def _referenced(self, spot: _Spot, at: str, depth: int) -> tuple[Found, ...]:
+        if spot not in self._known:
+            schema = self._documents.resolve(spot.pointer, at)
+            found = (
+                self._of_recursive(spot) if self._is_recursive(spot) else self._within(schema, spot, depth)
             )
-        here: Any = self._document
-        for part in pointer[2:].split("/") if len(pointer) > 1 else ():
-            name = unquote(part).replace("~1", "/").replace("~0", "~")
-            if isinstance(here, Mapping) and name in here:
-                here = here[name]
-            elif isinstance(here, list) and name.isascii() and name.isdigit() and int(name) < len(here):
-                here = here[int(name)]
-            else:
-                raise SchemaError(f"{at}: there is no {pointer[:200]}")
-        return here
-
-    def _referenced(self, pointer: str, at: str, depth: int) -> tuple[Found, ...]:
-        if pointer not in self._known:
-            schema = self.resolve(pointer, at)
-            if pointer in self._reachable(pointer):
-                found = self._of_recursive(pointer)
-            else:
-                found = self._within(schema, pointer, depth)
-            self._known[pointer] = told = tuple(islice(found, _MOST_FOUND + 1))
+            told = tuple(islice(_once(found), _MOST_FOUND + 1))
             if len(told) > _MOST_FOUND:
-                raise SchemaError(f"{pointer}: says more than {_MOST_FOUND} marks")
-        return self._known[pointer]
+                raise SchemaError(f"{spot.pointer}: says more than {_MOST_FOUND} marks")
+            self._known[spot] = told
+        return self._known[spot]
 
-    def _within(self, schema: Any, pointer: str, depth: int) -> Iterator[Found]:
+    def _within(self, schema: Any, spot: _Spot, depth: int) -> Iterator[Found]:
         """All that is sensitive in the values of a schema."""
         named, field = _named(schema)
         if named:
-            yield Found(field, (), _origin(schema, pointer))
+            yield Found(field, (), _origin(schema, spot.pointer))
         if field is not None:
             return  # and so is all within it
         if depth > _DEEPEST:
-            raise SchemaError(f"{pointer[:200]}: nests deeper than {_DEEPEST} schemas")
-        if isinstance(schema, Mapping) and "$ref" in schema:
-            for found in self._referenced(_reference(schema, pointer), pointer, depth + 1):
+            raise SchemaError(f"{spot.pointer[:200]}: nests deeper than {_DEEPEST} schemas")
+        for other in self._others(schema, spot):
+            for found in self._referenced(other, spot.pointer, depth + 1):
                 yield _seen_from(found, schema)
-        for child in self._children(schema, pointer):
-            for found in self._within(child.schema, child.pointer, depth + 1):
+        for child in self._children(schema, spot):
+            for found in self._within(child.schema, child.spot, depth + 1):
                 yield _further_up(found, schema, child)
 
-    def _children(self, schema: Any, pointer: str) -> Iterator[_Child]:
+    def _others(self, schema: Any, spot: _Spot) -> Iterator[_Spot]:
+        """The schemas elsewhere that a value is of, too, or may be of: what is referred to, and subtypes."""
+        if not isinstance(schema, Mapping):
+            return
+        if "$ref" in schema:
+            part = spot.part or self._subtypes.is_one(schema, spot.pointer)
+            yield self._spot(self._documents.locate(schema["$ref"], spot.pointer), part=part)
+        if not spot.part:
+            for pointer in self._subtypes.of(schema, spot.pointer):
+                yield self._spot(pointer, part=True)
+
+    def _spot(self, pointer: str, *, part: bool) -> _Spot:
+        return _Spot(pointer, part and self._subtypes.has_discriminator(pointer))
+
+    def _children(self, schema: Any, spot: _Spot) -> Iterator[_Child]:
         """The schemas of the same value and of what is directly in it."""
         if not isinstance(schema, Mapping):
             return  # true and false say nothing of what is inside
@@ -131,111 +137,133 @@ class Survey:
             raise SchemaError(f"has more than {_MOST_SCHEMAS} schemas to follow")
         for keyword in ("$dynamicRef", "$recursiveRef"):
             if keyword in schema:
-                raise SchemaError(f"{pointer}: {keyword} is not followed; write the marks by hand")
-        for keyword in ("allOf", "anyOf", "oneOf"):
+                raise SchemaError(f"{spot.pointer}: {keyword} is not followed; write the marks by hand")
+        if not spot.pointer.endswith("#"):
+            check_base(schema, spot.pointer)
+        part = spot.part or ("allOf" in schema and self._subtypes.is_one(schema, spot.pointer))
+        for index, one in enumerate(_list(schema.get("allOf"))):
+            yield _Child(None, one, spot.below("allOf", index, part=part), "allOf")
+        for keyword in ("anyOf", "oneOf"):
             for index, one in enumerate(_list(schema.get(keyword))):
-                yield _Child(None, one, f"{pointer}/{keyword}/{index}", keyword)
+                if not self._subtypes.is_listed(one, spot.pointer):
+                    yield _Child(None, one, spot.below(keyword, index), keyword)
         for keyword in ("then", "else"):
             if keyword in schema:
-                yield _Child(None, schema[keyword], f"{pointer}/{keyword}", keyword)
+                yield _Child(None, schema[keyword], spot.below(keyword), keyword)
         for name, one in _table(schema.get("dependentSchemas")).items():
-            yield _Child(None, one, f"{pointer}/dependentSchemas/{_escaped(name)}", "dependentSchemas")
+            yield _Child(None, one, spot.below("dependentSchemas", name), "dependentSchemas")
         for name, one in _table(schema.get("properties")).items():
-            yield _Child(Name(name), one, f"{pointer}/properties/{_escaped(name)}", "properties")
+            yield _Child(Name(name), one, spot.below("properties", name), "properties")
         for name, one in _table(schema.get("patternProperties")).items():
-            yield _Child(Each(), one, f"{pointer}/patternProperties/{_escaped(name)}", "patternProperties")
+            yield _Child(Each(), one, spot.below("patternProperties", name), "patternProperties")
         for keyword in ("additionalProperties", "unevaluatedProperties", "unevaluatedItems", "contains"):
             if keyword in schema:
-                yield _Child(Each(), schema[keyword], f"{pointer}/{keyword}", keyword)
+                yield _Child(Each(), schema[keyword], spot.below(keyword), keyword)
         items = schema.get("items")
-        first = schema.get("prefixItems", items if isinstance(items, list) else None)
-        for index, one in enumerate(_list(first)):
-            yield _Child(Index(index), one, f"{pointer}/prefixItems/{index}", "prefixItems")
+        keyword = "prefixItems" if "prefixItems" in schema else "items"
+        for index, one in enumerate(_list(schema.get(keyword))):
+            yield _Child(Index(index), one, spot.below(keyword, index), "prefixItems")
         if isinstance(items, Mapping):
-            yield _Child(Each(), items, f"{pointer}/items", "items")
+            yield _Child(Each(), items, spot.below("items"), "items")
 
     # --- Schemas within themselves: a value may stand at any depth, so its name is looked for at any depth.
 
-    def _of_recursive(self, pointer: str) -> Iterator[Found]:
+    def _is_recursive(self, spot: _Spot) -> bool:
+        return spot in self._reachable(spot)
+
+    def _of_recursive(self, spot: _Spot) -> Iterator[Found]:
         """What is sensitive in a schema that is within itself.
 
         Raises SchemaError where a name at any depth would select more than is sensitive, or there is none.
         """
-        yield from self._beside(pointer, frozenset(), pointer)
+        yield from self._beside(spot, frozenset(), spot.pointer)
         tails: dict[str, tuple[Found, ...]] = {}
-        for part in sorted({pointer, *self._reachable(pointer)}):
-            for name, found in self._properties(self.resolve(part, pointer), part, 0):
+        for part in sorted({spot, *self._reachable(spot)}):
+            schema = self._documents.resolve(part.pointer, spot.pointer)
+            for name, found in self._properties(schema, part, 0):
                 same = {(one.field, one.steps) for one in found}
                 if same != {(one.field, one.steps) for one in tails.setdefault(name, found)}:
                     raise SchemaError(
-                        f"{pointer}: is within itself, and {name!r} is sensitive in one part of it and "
+                        f"{spot.pointer}: is within itself, and {name!r} is sensitive in one part of it and "
                         "different in another; write the marks by hand"
                     )
         for name, found in tails.items():
             yield from (one.below(Descend(name)) for one in found)
 
-    def _properties(self, schema: Any, pointer: str, depth: int) -> Iterator[tuple[str, tuple[Found, ...]]]:
+    def _properties(self, schema: Any, spot: _Spot, depth: int) -> Iterator[tuple[str, tuple[Found, ...]]]:
         """Each property in a schema, not following references, and what is sensitive at no further name."""
         if _named(schema)[1] is not None or depth > _DEEPEST:
             return
-        for child in self._children(schema, pointer):
+        for child in self._children(schema, spot):
             if isinstance(child.step, Name):
-                found = self._beside_of(child.schema, child.pointer, frozenset())
+                found = self._beside_of(child.schema, child.spot, frozenset())
                 yield child.step.name, tuple(found)
-            yield from self._properties(child.schema, child.pointer, depth + 1)
+            yield from self._properties(child.schema, child.spot, depth + 1)
 
-    def _beside(self, pointer: str, open_: frozenset[str], at: str) -> tuple[Found, ...]:
-        if pointer in open_:
+    def _beside(self, spot: _Spot, open_: frozenset[_Spot], at: str) -> tuple[Found, ...]:
+        if spot in open_:
             return ()  # what is in it is found where it was entered
-        found = tuple(self._beside_of(self.resolve(pointer, at), pointer, open_ | {pointer}))
-        if found and pointer in self._reachable(pointer, names=False):
+        schema = self._documents.resolve(spot.pointer, at)
+        found = tuple(self._beside_of(schema, spot, open_ | {spot}))
+        if found and spot in self._reachable(spot, names=False):
             raise SchemaError(
-                f"{pointer}: is within itself without a name on the way, so a value may stand at any depth; "
-                "write the marks by hand"
+                f"{spot.pointer}: is within itself without a name on the way, so a value may stand at any "
+                "depth; write the marks by hand"
             )
         return found
 
-    def _beside_of(self, schema: Any, pointer: str, open_: frozenset[str]) -> Iterator[Found]:
+    def _beside_of(self, schema: Any, spot: _Spot, open_: frozenset[_Spot]) -> Iterator[Found]:
         """What is sensitive in the values of a schema without a name on the way to it."""
         named, field = _named(schema)
         if named:
-            yield Found(field, (), _origin(schema, pointer))
+            yield Found(field, (), _origin(schema, spot.pointer))
         if field is not None:
             return
-        if isinstance(schema, Mapping) and "$ref" in schema:
-            for found in self._beside(_reference(schema, pointer), open_, pointer):
+        for other in self._others(schema, spot):
+            for found in self._beside(other, open_, spot.pointer):
                 yield _seen_from(found, schema)
-        for child in self._children(schema, pointer):
+        for child in self._children(schema, spot):
             if isinstance(child.step, Name):
                 continue
-            for found in self._beside_of(child.schema, child.pointer, open_):
+            for found in self._beside_of(child.schema, child.spot, open_):
                 yield _further_up(found, schema, child)
 
-    def _reachable(self, pointer: str, *, names: bool = True) -> frozenset[str]:
-        """All references that can be come to from what stands at a pointer, by one or more of them.
+    def _reachable(self, spot: _Spot, *, names: bool = True) -> frozenset[_Spot]:
+        """All that can be come to from what stands somewhere, by one or more references.
 
-        Without `names`, only those on whose way no member's name is.
+        Without `names`, only those on whose way no member's name is. Raises SchemaError where one of them is
+        made of itself.
         """
-        if (pointer, names) not in self._reached:
-            found: set[str] = set()
-            todo = [pointer]
+        if (spot, names) not in self._reached:
+            found: set[_Spot] = set()
+            todo = [spot]
             while todo:
                 at = todo.pop()
-                for reference in self._references(self.resolve(at, pointer), at, 0, names=names):
+                self._subtypes.bases(at.pointer)
+                schema = self._documents.resolve(at.pointer, spot.pointer)
+                for reference in self._references(schema, at, 0, names=names):
                     if reference not in found:
                         found.add(reference)
                         todo.append(reference)
-            self._reached[pointer, names] = frozenset(found)
-        return self._reached[pointer, names]
+            self._reached[spot, names] = frozenset(found)
+        return self._reached[spot, names]
 
-    def _references(self, schema: Any, pointer: str, depth: int, *, names: bool) -> Iterator[str]:
+    def _references(self, schema: Any, spot: _Spot, depth: int, *, names: bool) -> Iterator[_Spot]:
         if _named(schema)[1] is not None or depth > _DEEPEST:
             return
-        if isinstance(schema, Mapping) and "$ref" in schema:
-            yield _reference(schema, pointer)
-        for child in self._children(schema, pointer):
+        yield from self._others(schema, spot)
+        for child in self._children(schema, spot):
             if names or not isinstance(child.step, Name):
-                yield from self._references(child.schema, child.pointer, depth + 1, names=names)
+                yield from self._references(child.schema, child.spot, depth + 1, names=names)
+
+
+def _once(found: Iterable[Found]) -> Iterator[Found]:
+    """Each once: what subtypes share is found in each of them."""
+    told: set[Found] = set()
+    for one in found:
+        if one not in told:
+            told.add(one)
+            yield one
 
 
 def _named(schema: Any) -> tuple[bool, str | None]:
@@ -270,8 +298,8 @@ def _check_alone(schema: Mapping[str, Any], child: _Child, found: Found) -> None
     for keyword in beside.get(child.keyword, ()):
         if schema.get(keyword) and found.field is not None:
             raise SchemaError(
-                f"{child.pointer}: is sensitive, and [*] would select {keyword} beside it too; write the "
-                "marks by hand"
+                f"{child.spot.pointer}: is sensitive, and [*] would select {keyword} beside it too; write "
+                "the marks by hand"
             )
 
 
@@ -284,20 +312,9 @@ def _seen_from(found: Found, schema: Mapping[str, Any]) -> Found:
     return replace(found, origin=_origin(schema, found.origin)) if found.origin.startswith("#") else found
 
 
-def _reference(schema: Mapping[str, Any], pointer: str) -> str:
-    reference = schema["$ref"]
-    if not isinstance(reference, str):
-        raise SchemaError(f"{pointer}: $ref is not a text")
-    return reference
-
-
 def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
 def _table(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _escaped(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")

@@ -7,7 +7,7 @@ only for those who say so: never by `load` or `check`.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -17,8 +17,8 @@ from secmiddleware.fields.head_marks import AnyMark, HeadMark, Part, overlaps, r
 from secmiddleware.fields.marks import Mark, contains, joins
 from secmiddleware.fields.model_schemas import Way, schema_of
 from secmiddleware.fields.openapi import Described, describe
-from secmiddleware.fields.schema_files import read_document
-from secmiddleware.fields.schemas import Found, SchemaError, Survey
+from secmiddleware.fields.schema_files import Documents, SchemaError, read_document
+from secmiddleware.fields.schemas import Found, Survey
 from secmiddleware.paths import PathPattern
 from secmiddleware.settings.mistakes import Mistake, Note, did_you_mean, write_path
 from secmiddleware.settings.models import PlaceSettings, Settings
@@ -116,7 +116,7 @@ class _Reader:
     def __init__(self, settings: Settings, *, import_models: bool) -> None:
         self.import_models = import_models
         self._mount = settings.service.mount
-        self._documents: dict[Path, Mapping[str, Any]] = {}
+        self._documents: dict[Path, Documents] = {}
         self._described: dict[Path, tuple[Described, ...]] = {}
 
     def described(self, path: Path) -> tuple[Described, ...]:
@@ -129,11 +129,11 @@ class _Reader:
         file, pointer, inside = source.partition("#")
         if pointer:
             return Survey(self._document(Path(file))).found_at(f"#{inside}")
-        return Survey(schema_of(_imported(source), way)).found_at("#")
+        return Survey(Documents(schema_of(_imported(source), way))).found_at("#")
 
-    def _document(self, path: Path) -> Mapping[str, Any]:
+    def _document(self, path: Path) -> Documents:
         if path not in self._documents:
-            self._documents[path] = read_document(path)
+            self._documents[path] = Documents(read_document(path))
         return self._documents[path]
 
 

@@ -7,8 +7,11 @@ import json
 from decimal import Decimal
 from enum import Enum
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import (
     AliasChoices,
     AliasPath,
@@ -27,7 +30,8 @@ from typing_extensions import TypeAliasType, TypedDict
 from secmiddleware import Encrypted
 from secmiddleware.fields.json_rewriting import Locator
 from secmiddleware.fields.model_schemas import schema_of
-from secmiddleware.fields.schemas import SchemaError, Survey
+from secmiddleware.fields.schema_files import Documents, SchemaError, escaped
+from secmiddleware.fields.schemas import Survey
 
 SENSITIVE = {"type": "string", "x-sensitive-data": {"mask": "full", "field": "ssn"}}
 SSN = Annotated[str, Encrypted("ssn")]
@@ -36,7 +40,7 @@ T = TypeVar("T")
 
 def marks_in(schema: Any) -> dict[str, str | None]:
     """Mark and field of all that is sensitive in a document that is one schema."""
-    return {str(found.mark()): found.field for found in Survey(schema).found_at("#")}
+    return {str(found.mark()): found.field for found in Survey(Documents(schema)).found_at("#")}
 
 
 def marks_of(model: Any, way: str = "request") -> set[str]:
@@ -96,7 +100,7 @@ def test_what_the_model_reads_and_writes_is_what_is_marked():
         }
     ).model_dump_json()
     data = body.encode()
-    found = Survey(schema_of(Customer, "response")).found_at("#")
+    found = Survey(Documents(schema_of(Customer, "response"))).found_at("#")
     hits = Locator([one.mark() for one in found]).locate(data)
     for hit in reversed(hits):
         data = data[: hit.start] + b"0" + data[hit.end :]
@@ -279,7 +283,9 @@ def test_whatever_pydantic_takes_is_followed(model, marks):
 
 
 def test_the_attribute_is_told_where_a_mark_comes_from():
-    found = {str(one.mark()): one.origin for one in Survey(schema_of(Customer, "request")).found_at("#")}
+    found = {
+        str(one.mark()): one.origin for one in Survey(Documents(schema_of(Customer, "request"))).found_at("#")
+    }
     here = __name__
     assert found["$.ssn"] == f"{here}:Customer.ssn"
     assert found["$.others[*].street"] == f"{here}:Address.street"
@@ -333,7 +339,21 @@ def test_a_schema_is_followed_wherever_it_leads(schema, marks):
     [
         (SENSITIVE, "would mark the whole body"),
         ({"properties": {"a": {"$ref": "other.json#/a"}}}, "leads out of the document"),
-        ({"properties": {"a": {"$ref": "#anchor"}}}, "leads out of the document"),
+        ({"properties": {"a": {"$ref": "#anchor"}}}, "leads to an anchor, '#anchor'; say where it stands"),
+        ({"properties": {"a": {"$id": "b", "$ref": "#/$defs/c"}}, "$defs": {"c": {}}}, "a: \\$id makes it a"),
+        ({"$ref": "#/$defs/a/$defs/b", "$defs": {"a": {"$id": "c", "$defs": {"b": {}}}}}, "\\$id makes it a"),
+        ({"properties": {"a": {"$ref": "#/properties/a"}}}, "#/properties/a: is made of itself"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}}, "is made of itself"),
+        (
+            {
+                "$ref": "#/$defs/a",
+                "$defs": {
+                    "a": {"allOf": [{}, {"allOf": [{"$ref": "#/$defs/b"}]}]},
+                    "b": {"$ref": "#/$defs/a"},
+                },
+            },
+            "is made of itself",
+        ),
         ({"properties": {"a": {"$ref": "#/$defs/none"}}}, "there is no #/\\$defs/none"),
         ({"properties": {"a": {"$ref": 1}}}, "is not a text"),
         ({"properties": {"a": {"$dynamicRef": "#x"}}}, "is not followed"),
@@ -364,3 +384,123 @@ def test_more_marks_than_anybody_could_use_are_refused_in_time():
     schema = {"properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": {**defs, "d60": SENSITIVE}}
     with pytest.raises(SchemaError, match="marks"):
         marks_in(schema)
+
+
+PET = {"discriminator": {"propertyName": "type"}, "properties": {"chip": SENSITIVE, "name": {}}}
+
+
+def made_of(base: str, *, says: str = "a", **more: Any) -> dict[str, Any]:
+    return {"allOf": [{"$ref": f"#/$defs/{base}"}, {"properties": {says: SENSITIVE}}], **more}
+
+
+def referring(defs: dict[str, Any], to: str = "Pet") -> dict[str, Any]:
+    return {"properties": {"v": {"$ref": f"#/$defs/{to}"}}, "$defs": defs}
+
+
+HIERARCHY = {
+    "Pet": PET,
+    "Dog": made_of("Pet", says="bark"),
+    "Cat": made_of("Pet", says="purr"),
+    "Puppy": made_of("Dog", says="toy"),
+    "Alias": {"$ref": "#/$defs/Pet"},
+    "Bird": {"$ref": "#/$defs/Alias", "properties": {"wing": SENSITIVE}},
+    "Other": {"properties": {"other": SENSITIVE}},
+    "MaybePet": {"allOf": [{"$ref": "#/$defs/Pet"}], "nullable": True},
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "members"),
+    [
+        ("Pet", {"chip", "bark", "purr", "toy", "wing"}),
+        ("Alias", {"chip", "bark", "purr", "toy", "wing"}),
+        ("MaybePet", {"chip", "bark", "purr", "toy", "wing"}),
+        ("Dog", {"chip", "bark", "toy"}),
+        ("Puppy", {"chip", "bark", "toy"}),
+        ("Cat", {"chip", "purr"}),
+        ("Bird", {"chip", "wing"}),
+    ],
+)
+def test_a_value_with_a_discriminator_may_be_of_each_subtype_and_of_no_other(schema, members):
+    assert set(marks_in(referring(HIERARCHY, schema))) == {f"$.v.{name}" for name in members}
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        {"allOf": [{"$ref": "#/$defs/Pet"}], "description": "as those write it whose $ref stands alone"},
+        {"oneOf": [{"$ref": "#/$defs/Pet"}, {"type": "null"}]},
+        {"items": {"$ref": "#/$defs/Pet"}},
+        {"allOf": [{"$ref": "#/$defs/Pet"}, {"properties": {"owner": {}}}]},
+    ],
+)
+def test_subtypes_are_meant_wherever_their_base_is_the_value(wrapped):
+    marks = set(marks_in({"properties": {"v": wrapped}, "$defs": HIERARCHY}))
+    each = "[*]" if "items" in wrapped else ""
+    assert marks == {f"$.v{each}.{name}" for name in ("chip", "bark", "purr", "toy", "wing")}
+
+
+def test_without_a_discriminator_a_value_is_what_its_schema_says():
+    base = {"properties": PET["properties"]}
+    assert set(marks_in(referring({**HIERARCHY, "Pet": base}))) == {"$.v.chip"}
+
+
+@pytest.mark.parametrize("named", ["#/$defs/Fish", "#/$defs/Fi%73h"])
+def test_what_a_discriminator_maps_to_is_a_subtype(named):
+    about = {"propertyName": "type", "mapping": {"f": named, "self": "#/$defs/Pet", "d": "#/$defs/Dog"}}
+    fish = {"properties": {"fin": SENSITIVE}, "discriminator": {"mapping": {"s": "#/$defs/Shark"}}}
+    defs = {**HIERARCHY, "Pet": {**PET, "discriminator": about}, "Fish": fish}
+    defs |= {"Shark": {"properties": {"tooth": SENSITIVE}}, "Carp": made_of("Fish", says="scale")}
+    members = ("chip", "bark", "purr", "toy", "wing", "fin", "tooth", "scale")
+    assert set(marks_in(referring(defs))) == {f"$.v.{name}" for name in members}
+
+
+def test_a_discriminator_names_schemas_of_the_document_by_their_names():
+    about = {"propertyName": "type", "mapping": {"x": "a.b"}, "defaultMapping": "Other"}
+    schemas = {
+        "Pet": {**PET, "discriminator": about},
+        "a.b": {"properties": {"a": SENSITIVE}},
+        "Other": {"properties": {"b": SENSITIVE}},
+    }
+    schema = {"properties": {"v": {"$ref": "#/components/schemas/Pet"}}, "components": {"schemas": schemas}}
+    assert set(marks_in(schema)) == {"$.v.chip", "$.v.a", "$.v.b"}
+
+
+def test_a_discriminator_that_names_what_there_is_not_is_refused():
+    about = {"propertyName": "type", "mapping": {"x": "#/$defs/None"}}
+    with pytest.raises(SchemaError, match="there is no #/\\$defs/None"):
+        marks_in(referring({"Pet": {**PET, "discriminator": about}}))
+
+
+def test_pets_within_pets_are_marked_at_any_depth_with_their_subtypes():
+    defs = {**HIERARCHY, "Pet": {**PET, "properties": {**PET["properties"], "of": {"$ref": "#/$defs/Pet"}}}}
+    members = ("chip", "bark", "purr", "toy", "wing")
+    assert set(marks_in(referring(defs))) == {f"$.v..{name}" for name in members}
+
+
+def test_a_base_that_lists_what_is_made_of_it_marks_all_of_that():
+    alternatives = [{"$ref": "#/$defs/Dog"}, {"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Other"}]
+    listing = {**HIERARCHY, "Pet": {**PET, "oneOf": alternatives}}
+    members = {"chip", "bark", "purr", "toy", "wing", "other"}
+    for schema in ("Pet", "Dog", "Puppy", "MaybePet"):
+        assert set(marks_in(referring(listing, schema))) == {f"$.v.{name}" for name in members}
+    sensitive = {**HIERARCHY, "Pet": {**PET, "oneOf": [{"$ref": "#/$defs/Dog", **SENSITIVE}]}}
+    assert "$.v" in marks_in(referring(sensitive))
+
+
+def test_a_hundred_subtypes_of_subtypes_are_followed_in_time():
+    defs = {"Pet": PET, **{f"d{n}": made_of(f"d{n - 1}" if n else "Pet", says=f"m{n}") for n in range(150)}}
+    assert len(marks_in(referring(defs))) == 151
+
+
+def test_what_is_made_of_more_than_anybody_makes_it_of_is_refused():
+    defs = {"Pet": PET, **{f"d{n}": made_of(f"d{n - 1}" if n else "Pet", says=f"m{n}") for n in range(250)}}
+    with pytest.raises(SchemaError, match="is made of more than 200 schemas"):
+        marks_in(referring(defs))
+
+
+@given(st.text(max_size=8), st.booleans())
+def test_a_name_with_any_character_in_it_is_found_again(name, quoted):
+    fragment = quote(name.replace("~", "~0").replace("/", "~1")) if quoted else escaped(name)
+    schema = {"properties": {"a": {"$ref": f"#/$defs/{fragment}"}}, "$defs": {name: SENSITIVE}}
+    assert marks_in(schema) == {"$.a": "ssn"}

@@ -203,6 +203,30 @@ def test_each_way_of_each_path_has_its_own_marks(place):
     }
 
 
+def test_what_stands_beside_the_reference_of_a_path_is_marked_too(place):
+    shared = {
+        "parameters": [{"in": "query", "name": "q", "schema": SENSITIVE}],
+        "servers": [{"url": "/v1"}],
+        "put": {"requestBody": body({"properties": {"b": SENSITIVE}})},
+    }
+    paths = {"/a": {"$ref": "#/components/pathItems/Shared", "post": {"requestBody": body(SSN)}}}
+    written = document(paths, components={"pathItems": {"Shared": shared}})
+    (place.folder / "api.json").write_text(json.dumps(written))
+    found = by_path(
+        places_of(place.load(OPEN + place_of('openapi = "api.json"')), import_models=False).places
+    )
+    assert found == {route: ({"$.ssn", "$.b", "query:q"}, set()) for route in ("/a", "/v1/a")}
+
+
+def test_names_that_a_pointer_must_escape_are_followed(place):
+    paths = {"/a%20b/~c": {"additionalOperations": {"A/B": {"requestBody": body(SSN)}}}}
+    (place.folder / "api.json").write_text(json.dumps(document(paths)))
+    found = by_path(
+        places_of(place.load(OPEN + place_of('openapi = "api.json"')), import_models=False).places
+    )
+    assert found == {"/a b/~c": ({"$.ssn"}, set())}
+
+
 def test_parameters_and_headers_are_marked_where_they_stand(place):
     parameters = [
         {"in": "query", "name": "q", "schema": SENSITIVE},
@@ -365,6 +389,9 @@ BAD_DOCUMENTS: dict[str, tuple[Any, str]] = {
     "a reference to another file": (
         document({"/a": {"post": {"requestBody": body({"$ref": "c.json"})}}}),
         "leads out of the document, to 'c.json'",
+    ),
+    "a reference that is no text": (
+        document({"/a": {"post": {"requestBody": {"$ref": 5}}}}), "requestBody: $ref is not a text",
     ),
     "references in a circle": (cyclic(), "refers in a circle"),
     "the whole body": (
