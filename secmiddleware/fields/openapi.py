@@ -115,8 +115,8 @@ class _Operations:
             yield _table(value), pointer
             if "$ref" not in _table(value):
                 return
-            at, pointer = pointer, self._documents.locate(_table(value)["$ref"], pointer)
-            value = self._documents.resolve(pointer, at)
+            pointer = self._documents.locate(_table(value)["$ref"], pointer)
+            value = self._documents.resolve(pointer)
         raise SchemaError(f"{pointer}: refers in a circle")
 
     def _routes(self, bases: tuple[str, ...]) -> tuple[PathPattern, ...]:

@@ -22,6 +22,7 @@ ORIGIN: Final = "x-secmiddleware-origin"
 
 # Far over any API's schemas, and a second's work or so.
 _MOST_SCHEMAS: Final = 200_000
+_MOST_FOLLOWED: Final = 5_000_000
 _DEEPEST: Final = 200
 _MOST_FOUND: Final = 2000
 
@@ -76,19 +77,22 @@ class Survey:
         self._subtypes = Subtypes(documents)
         self._known: dict[_Spot, tuple[Found, ...]] = {}
         self._reached: dict[tuple[_Spot, bool], frozenset[_Spot]] = {}
+        self._leading: dict[tuple[_Spot, bool], frozenset[_Spot]] = {}
         self._seen = 0
+        self._followed = 0
 
     def found_at(self, pointer: str) -> tuple[Found, ...]:
-        """All that is sensitive in the values of the schema at a JSON pointer, as in `#/$defs/Customer`.
+        """All that is sensitive in the values of the schema at a pointer, as in `#/$defs/Customer`.
 
         Raises:
             SchemaError: there is nothing, or it cannot be followed.
         """
-        return self._referenced(_Spot(self._documents.locate(pointer, pointer)), pointer, 0)
+        _, _, fragment = pointer.partition("#")
+        return self._referenced(_Spot(self._documents.locate(f"#{fragment}", pointer)), 0)
 
-    def _referenced(self, spot: _Spot, at: str, depth: int) -> tuple[Found, ...]:
+    def _referenced(self, spot: _Spot, depth: int) -> tuple[Found, ...]:
         if spot not in self._known:
-            schema = self._documents.resolve(spot.pointer, at)
+            schema = self._documents.resolve(spot.pointer)
             found = (
                 self._of_recursive(spot) if self._is_recursive(spot) else self._within(schema, spot, depth)
             )
@@ -108,7 +112,7 @@ class Survey:
         if depth > _DEEPEST:
             raise SchemaError(f"{spot.pointer[:200]}: nests deeper than {_DEEPEST} schemas")
         for other in self._others(schema, spot):
-            for found in self._referenced(other, spot.pointer, depth + 1):
+            for found in self._referenced(other, depth + 1):
                 yield _seen_from(found, schema)
         for child in self._children(schema, spot):
             for found in self._within(child.schema, child.spot, depth + 1):
@@ -176,10 +180,10 @@ class Survey:
 
         Raises SchemaError where a name at any depth would select more than is sensitive, or there is none.
         """
-        yield from self._beside(spot, frozenset(), spot.pointer)
+        yield from self._beside(spot, frozenset())
         tails: dict[str, tuple[Found, ...]] = {}
         for part in sorted({spot, *self._reachable(spot)}):
-            schema = self._documents.resolve(part.pointer, spot.pointer)
+            schema = self._documents.resolve(part.pointer)
             for name, found in self._properties(schema, part, 0):
                 same = {(one.field, one.steps) for one in found}
                 if same != {(one.field, one.steps) for one in tails.setdefault(name, found)}:
@@ -200,10 +204,10 @@ class Survey:
                 yield child.step.name, tuple(found)
             yield from self._properties(child.schema, child.spot, depth + 1)
 
-    def _beside(self, spot: _Spot, open_: frozenset[_Spot], at: str) -> tuple[Found, ...]:
+    def _beside(self, spot: _Spot, open_: frozenset[_Spot]) -> tuple[Found, ...]:
         if spot in open_:
             return ()  # what is in it is found where it was entered
-        schema = self._documents.resolve(spot.pointer, at)
+        schema = self._documents.resolve(spot.pointer)
         found = tuple(self._beside_of(schema, spot, open_ | {spot}))
         if found and spot in self._reachable(spot, names=False):
             raise SchemaError(
@@ -220,7 +224,7 @@ class Survey:
         if field is not None:
             return
         for other in self._others(schema, spot):
-            for found in self._beside(other, open_, spot.pointer):
+            for found in self._beside(other, open_):
                 yield _seen_from(found, schema)
         for child in self._children(schema, spot):
             if isinstance(child.step, Name):
@@ -238,15 +242,22 @@ class Survey:
             found: set[_Spot] = set()
             todo = [spot]
             while todo:
-                at = todo.pop()
-                self._subtypes.bases(at.pointer)
-                schema = self._documents.resolve(at.pointer, spot.pointer)
-                for reference in self._references(schema, at, 0, names=names):
-                    if reference not in found:
-                        found.add(reference)
-                        todo.append(reference)
+                new = self._leading_on(todo.pop(), names=names) - found
+                found |= new
+                todo += new
             self._reached[spot, names] = frozenset(found)
+            self._followed += len(found)
+            if self._followed > _MOST_FOLLOWED:
+                raise SchemaError("has too many schemas within each other to follow; write the marks by hand")
         return self._reached[spot, names]
+
+    def _leading_on(self, spot: _Spot, *, names: bool) -> frozenset[_Spot]:
+        """What can be come to from what stands somewhere, by one reference."""
+        if (spot, names) not in self._leading:
+            self._subtypes.bases(spot.pointer)
+            schema = self._documents.resolve(spot.pointer)
+            self._leading[spot, names] = frozenset(self._references(schema, spot, 0, names=names))
+        return self._leading[spot, names]
 
     def _references(self, schema: Any, spot: _Spot, depth: int, *, names: bool) -> Iterator[_Spot]:
         if _named(schema)[1] is not None or depth > _DEEPEST:

@@ -33,6 +33,7 @@ _SAYING: Final = frozenset(
         "$ref",
     )
 )
+_KEYWORDS: Final = _SAYING | {"$defs", "components", "definitions", "discriminator", "example", "examples"}
 
 
 class Subtypes:
@@ -93,7 +94,7 @@ class Subtypes:
 
     def _lists_its_own(self, pointer: str) -> bool:
         if pointer not in self._listing:
-            schema = _table(self._documents.resolve(pointer, pointer))
+            schema = _table(self._documents.resolve(pointer))
             alternatives = (*_list(schema.get("oneOf")), *_list(schema.get("anyOf")))
             self._listing[pointer] = any(self.is_listed(one, pointer) for one in alternatives)
         return self._listing[pointer]
@@ -112,13 +113,13 @@ class Subtypes:
             for one in (*self._mapped(*at), *self._derivatives(at[1])):
                 if one not in found:
                     found[one] = None
-                    todo.append((_table(self._documents.resolve(one, at[1])), one))
+                    todo.append((_table(self._documents.resolve(one)), one))
         del found[pointer]
         return tuple(found)
 
     def _direct(self, pointer: str, of: str) -> Iterator[str]:
         """What a schema refers to as what it is made of; notes whether there is a discriminator."""
-        todo = [(self._documents.resolve(pointer, pointer), pointer)]
+        todo = [(self._documents.resolve(pointer), pointer)]
         while todo:
             schema, at = todo.pop()
             if not isinstance(schema, Mapping):
@@ -134,11 +135,10 @@ class Subtypes:
         for name in (*_table(about.get("mapping")).values(), about.get("defaultMapping")):
             if name is None:
                 continue
-            by_name = f"#/components/schemas/{escaped(str(name))}"
-            if by_name in self._named(""):
-                yield by_name
-            else:
-                yield self._documents.locate(name, f"{pointer}/discriminator")
+            files = ("", pointer.partition("#")[0])
+            by_name = [f"{file}#/components/schemas/{escaped(str(name))}" for file in files]
+            known = [one for one, file in zip(by_name, files, strict=True) if one in self._named(file)]
+            yield known[0] if known else self._documents.locate(name, f"{pointer}/discriminator")
 
     def _derivatives(self, pointer: str) -> Mapping[str, None]:
         """The named schemas that are made of one."""
@@ -158,11 +158,15 @@ class Subtypes:
         """The schemas of a document that have names."""
         if file not in self._tables:
             found: dict[str, None] = {}
+            content = _table(self._documents.content(file, f"{file}#"))
             for section in _SECTIONS:
-                here: Any = self._documents.root
+                here: Any = content
                 for name in section.split("/")[1:]:
                     here = _table(here).get(name)
-                found.update((f"{section}/{escaped(name)}", None) for name in _table(here))
+                found.update((f"{file}{section}/{escaped(name)}", None) for name in _table(here))
+            if "openapi" not in content:  # a file of schemas may be a table of them
+                names = [name for name, one in content.items() if isinstance(one, Mapping)]
+                found.update((f"{file}#/{escaped(name)}", None) for name in names if name not in _KEYWORDS)
             self._tables[file] = found
         return self._tables[file]
 

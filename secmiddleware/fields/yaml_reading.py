@@ -43,7 +43,7 @@ def read_yaml(data: bytes) -> Any:
     import yaml
 
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-8")
     except UnicodeDecodeError:
         raise YamlError("is not UTF-8") from None
     reading = _Reading()

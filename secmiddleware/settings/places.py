@@ -17,7 +17,7 @@ from secmiddleware.fields.head_marks import AnyMark, HeadMark, Part, overlaps, r
 from secmiddleware.fields.marks import Mark, contains, joins
 from secmiddleware.fields.model_schemas import Way, schema_of
 from secmiddleware.fields.openapi import Described, describe
-from secmiddleware.fields.schema_files import Documents, SchemaError, read_document
+from secmiddleware.fields.schema_files import Documents, SchemaError
 from secmiddleware.fields.schemas import Found, Survey
 from secmiddleware.paths import PathPattern
 from secmiddleware.settings.mistakes import Mistake, Note, did_you_mean, write_path
@@ -133,7 +133,7 @@ class _Reader:
 
     def _document(self, path: Path) -> Documents:
         if path not in self._documents:
-            self._documents[path] = Documents(read_document(path))
+            self._documents[path] = Documents.read(path)
         return self._documents[path]
 
 
@@ -240,17 +240,17 @@ class _Taker:
         for one in found:
             if self._is_ours(one, key, about):
                 mark = one.mark()
-                marks.setdefault(mark, SourcedMark(mark, key, about + one.origin))
+                marks.setdefault(mark, SourcedMark(mark, key, _told(one, about)))
         return tuple(marks.values())
 
     def _is_ours(self, found: Found, key: KeyPath, about: str) -> bool:
         """Whether a value is of this field. A field that there is not is a mistake; one without is told."""
         if found.field is not None and found.field not in self.settings.fields:
             hint = did_you_mean(found.field, self.settings.fields) or f"make it one: [fields.{found.field}]"
-            message = f'{about}{found.origin} is of a field "{found.field}", which there is not'
+            message = f'{_told(found, about)} is of a field "{found.field}", which there is not'
             self._wrong(key, message, hint, ("fields", found.field))
         if found.field is None and not self.place.unnamed:
-            self._left(key, f"{about}{found.origin} is sensitive, and names no field")
+            self._left(key, f"{_told(found, about)} is sensitive, and names no field")
         return found.field == self.name or (found.field is None and self.place.unnamed)
 
     def _heads(self, described: Described, key: KeyPath, about: str) -> dict[Way, tuple[SourcedMark, ...]]:
@@ -265,11 +265,11 @@ class _Taker:
                 mark = None
             if mark is None:
                 message = (
-                    f"{about}{found.origin} is in {where} of {described.path}, where nothing can be marked"
+                    f"{_told(found, about)} is in {where} of {described.path}, where nothing can be marked"
                 )
                 self._wrong(key, message, "a value that is sensitive belongs in a body")
             else:
-                taken[way].setdefault(mark, SourcedMark(mark, key, about + found.origin))
+                taken[way].setdefault(mark, SourcedMark(mark, key, _told(found, about)))
         return {way: tuple(marks.values()) for way, marks in taken.items()}
 
     def _nothing(self, key: KeyPath, about: str, found: Iterable[Found]) -> None:
@@ -294,6 +294,11 @@ class _Taker:
     def _left(self, key: KeyPath, text: str) -> None:
         if (key, text) not in self.placed.left:
             self.placed.left.append((key, text))
+
+
+def _told(found: Found, about: str) -> str:
+    """Where something was found: in the document, or in another file that this refers to."""
+    return about + found.origin if found.origin.startswith("#") else found.origin
 
 
 def meet(first: PathPattern, second: PathPattern) -> bool:

@@ -96,6 +96,24 @@ def test_each_mark_is_listed_with_what_happens_there_and_who_says_so(config: Pat
     ]
 
 
+def test_a_mark_of_a_file_that_a_document_refers_to_names_that_file(config: Path) -> None:
+    folder = config.parent / "api"
+    (folder / "schemas").mkdir(parents=True)
+    schema = {"$ref": "schemas/person.yaml#/Person"}
+    content = {"content": {"application/json": {"schema": schema}}}
+    document = {"openapi": "3.1.0", "paths": {"/a": {"post": {"requestBody": content}}}}
+    (folder / "openapi.json").write_text(json.dumps(document))
+    (folder / "schemas" / "person.yaml").write_text(
+        "Person: {properties: {no: {x-sensitive-data: {field: ssn}}, pin: {x-sensitive-data: {}}}}\n"
+    )
+    done = fields(config, "list", SECMIDDLEWARE__FIELDS__SSN__PLACES__2__OPENAPI=str(folder / "openapi.json"))
+    assert (done.status, done.err) == (0, "")
+    person = "schemas/person.yaml#/Person/properties"
+    row = ["ssn", "$.no", "decrypt", "pass", "/a", f"{person}/no", "(environment)"]
+    assert row in [line.split() for line in done.out.splitlines()]
+    assert f"not marked: {person}/pin is sensitive, and names no field\n" in done.out
+
+
 def test_the_list_as_json_has_the_same(config: Path) -> None:
     told = fields(config, "list", "--json").json
     assert [(one["mark"], one["request"], one["response"]) for one in told["marks"]] == [

@@ -504,3 +504,15 @@ def test_a_name_with_any_character_in_it_is_found_again(name, quoted):
     fragment = quote(name.replace("~", "~0").replace("/", "~1")) if quoted else escaped(name)
     schema = {"properties": {"a": {"$ref": f"#/$defs/{fragment}"}}, "$defs": {name: SENSITIVE}}
     assert marks_in(schema) == {"$.a": "ssn"}
+
+
+def test_schemas_within_each_other_are_followed_so_far_and_no_further(monkeypatch):
+    defs = {
+        f"d{n}": {"properties": {"a": {"$ref": f"#/$defs/d{(n + 1) % 30}"}, "ssn": SENSITIVE}}
+        for n in range(30)
+    }
+    schema = {"properties": {f"v{n}": {"$ref": f"#/$defs/d{n}"} for n in range(30)}, "$defs": defs}
+    assert set(marks_in(schema)) == {f"$.v{n}..ssn" for n in range(30)}
+    monkeypatch.setattr("secmiddleware.fields.schemas._MOST_FOLLOWED", 500)
+    with pytest.raises(SchemaError, match="has too many schemas within each other to follow"):
+        marks_in(schema)
