@@ -63,7 +63,9 @@ class ServerFiles:
         except CertificateError as error:
             raise CertificateError(f"{self.pair} cannot be used: {error}") from error
         if is_cut_short(chain):  # OpenSSL would show the certificates before the cut
-            raise CertificateError(f"{self.certificate} is not whole: a certificate in it breaks off")
+            raise CertificateError(
+                f"{self.certificate} is not whole, a certificate in it breaks off: replace it by a rename"
+            )
         return Terms(
             chain,
             key,

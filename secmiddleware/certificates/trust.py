@@ -62,7 +62,7 @@ def load_anchors(path: Path) -> tuple[x509.Certificate, ...]:
     except (ValueError, x509.InvalidVersion, Warning) as error:
         raise CertificateError(f"{path} is not a bundle of certificates in PEM") from error
     if is_cut_short(data):
-        raise CertificateError(f"{path} is not whole: a certificate in it breaks off")
+        raise CertificateError(f"{path} is not whole, a certificate in it breaks off: replace it by a rename")
     if len(_CERTIFICATE.findall(data)) != len(certificates):
         message = f"{path} holds a certificate that does not begin with -----BEGIN CERTIFICATE-----"
         raise CertificateError(message)
