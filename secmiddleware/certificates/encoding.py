@@ -1,10 +1,11 @@
-"""Where the public key stands in a certificate's DER, and what the library raises for one it cannot read.
+"""Where the public key stands in a certificate's DER, whether PEM is whole, and what the library raises.
 
 The library hands a key out by parsing and encoding it anew, 15 us for what lies there as it was signed.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from cryptography import x509
@@ -21,6 +22,15 @@ UNREADABLE: Final = (
 
 _VERSION_TAG: Final = 0xA0
 
+# Possessive, and no body goes beyond the next five dashes, so that time is linear.
+_BLOCK: Final = re.compile(
+    rb"-----BEGIN ([^\r\n-]*+)-----[^-]*+(?:-(?!----)[^-]*+)*+-----END \1-----"
+)  # RFC 7468 §3
+# Text between the blocks may be anything, a row of dashes too, but for how the line of a block begins.
+_BEGUN: Final = re.compile(
+    rb"^[ \t]*(?:-----(?:BEGIN |END |(?:B|BE|BEG|BEGI|BEGIN|E|EN|END)?\Z)|-{1,4}\Z)", re.MULTILINE
+)
+
 
 def spki_of(der: bytes) -> bytes:
     """The SubjectPublicKeyInfo of a certificate, as it stands in the certificate (RFC 5280 §4.1).
@@ -35,6 +45,14 @@ def spki_of(der: bytes) -> bytes:
         _, start = _content(der, start)
     _, end = _content(der, start)
     return der[start:end]
+
+
+def is_cut_short(pem: bytes) -> bool:
+    """Whether a file of PEM has a block that is not whole, as one that is being written has.
+
+    Readers pass such a block over at the end of a file, and take what is before it for all that there is.
+    """
+    return _BEGUN.search(_BLOCK.sub(b"\n", pem)) is not None
 
 
 def _content(der: bytes, start: int) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from weakref import WeakSet
 
 from cryptography import x509
 
+from secmiddleware.certificates.encoding import is_cut_short
 from secmiddleware.certificates.handshakes import FullObject, FullSocket, Handshake, Terms, unusable
 from secmiddleware.certificates.trust import CertificateError, load_anchors, load_intermediates, read_file
 from secmiddleware.files import too_open
@@ -61,6 +62,10 @@ class ServerFiles:
             chain, key = (read_file(path, _LARGEST_PEM) for path in (self.certificate, self.key))
         except CertificateError as error:
             raise CertificateError(f"{self.pair} cannot be used: {error}") from error
+        if is_cut_short(chain):  # OpenSSL would show the certificates before the cut
+            raise CertificateError(
+                f"{self.certificate} is not whole, a certificate in it breaks off: replace it by a rename"
+            )
         return Terms(
             chain,
             key,

@@ -20,7 +20,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from secmiddleware.certificates.encoding import UNREADABLE
+from secmiddleware.certificates.encoding import UNREADABLE, is_cut_short
 from secmiddleware.certificates.strength import is_broken
 from secmiddleware.certificates.trust import CertificateError
 
@@ -140,7 +140,7 @@ def parse_lists(data: bytes) -> tuple[x509.CertificateRevocationList, ...]:
         if _BEGIN not in data:
             return (x509.load_der_x509_crl(data),)
         blocks = _PEM.findall(data)
-        if len(blocks) != data.count(_BEGIN):
+        if len(blocks) != data.count(_BEGIN) or is_cut_short(data):
             raise ValueError("a list is not complete")
         return tuple(x509.load_pem_x509_crl(block) for block in blocks)
     except x509.InvalidVersion as error:  # which is no ValueError

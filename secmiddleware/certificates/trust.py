@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from secmiddleware.certificates.encoding import UNREADABLE
+from secmiddleware.certificates.encoding import UNREADABLE, is_cut_short
 from secmiddleware.certificates.strength import weakness_of, weakness_of_key
 from secmiddleware.errors import SecMiddlewareError
 
 # The public CAs of the whole world take a quarter of this.
 _LARGEST_BUNDLE: Final = 1 << 20
+
+# OpenSSL's TRUSTED CERTIFICATE is one, and the library passes it over.
+_CERTIFICATE: Final = re.compile(rb"-----BEGIN [A-Z0-9 ]*CERTIFICATE-----")
 
 
 class CertificateError(SecMiddlewareError):
@@ -49,14 +53,19 @@ def load_anchors(path: Path) -> tuple[x509.Certificate, ...]:
     """The certificates of a PEM bundle, each once, in their order.
 
     Raises CertificateError, which names the file, where it cannot be read, holds no certificate, or holds
-    one that is broken or whose key is too weak to vouch for anybody. Dates are not looked at: they are
-    judged when used.
+    one that is broken, not whole, or whose key is too weak to vouch for anybody. Dates are not looked at:
+    they are judged when used.
     """
     data = read_file(path, _LARGEST_BUNDLE)
     try:
         certificates = x509.load_pem_x509_certificates(data)
     except (ValueError, x509.InvalidVersion, Warning) as error:
         raise CertificateError(f"{path} is not a bundle of certificates in PEM") from error
+    if is_cut_short(data):
+        raise CertificateError(f"{path} is not whole, a certificate in it breaks off: replace it by a rename")
+    if len(_CERTIFICATE.findall(data)) != len(certificates):
+        message = f"{path} holds a certificate that does not begin with -----BEGIN CERTIFICATE-----"
+        raise CertificateError(message)
     for certificate in certificates:
         fault = _fault_of(certificate)
         if fault is not None:

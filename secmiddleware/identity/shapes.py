@@ -21,6 +21,7 @@ _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _FIRST_LABEL: Final = re.compile(_LABEL)
 _VISIBLE_ASCII: Final = re.compile(r"[!-~]+")
+_MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
 class Shape(Protocol):
@@ -223,6 +224,8 @@ class NetworkShape:
     def read(cls, rest: str) -> Self:
         """The shape of what stands behind `ip:`."""
         try:
+            if "%" in rest:  # a zone, which no certificate has
+                raise ValueError(rest)
             return cls(ipaddress.ip_network(rest))
         except ValueError:
             raise ValueError(
@@ -234,10 +237,18 @@ class NetworkShape:
         return address is not None and address in self.network
 
     def may_mean(self, value: str) -> bool:
-        """Also an IPv4 address that is written as an IPv6 one (RFC 4291 §2.5.5.2)."""
+        """Also an IPv4 address that is written as an IPv6 one (RFC 4291 §2.5.5.2), there or here."""
         address = _address(value)
-        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-        return self.matches(value) or (mapped is not None and mapped in self.network)
+        if address is None:
+            return False
+        if address in self.network:
+            return True
+        if isinstance(address, ipaddress.IPv6Address):
+            mapped = address.ipv4_mapped
+            return mapped is not None and mapped in self.network
+        # All of ::/0 is no spelling of IPv4.
+        written = ipaddress.IPv6Address(int(_MAPPED.network_address) | int(address))
+        return self.network.prefixlen >= _MAPPED.prefixlen and written in self.network
 
     def covers(self, other: Self) -> bool:
         mine, theirs = self.network, other.network

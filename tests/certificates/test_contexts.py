@@ -257,6 +257,68 @@ def test_a_bundle_may_hold_several_and_each_counts_once(pki, tmp_path):
     assert load_anchors(bundle) == (pki.ca.certificate, pki.strange.certificate)
 
 
+def test_a_bundle_that_is_still_being_written_is_not_taken_for_a_shorter_one(pki, tmp_path):
+    bundle = tmp_path / "bundle.pem"
+    first, second = pki.ca.certificate_pem, pki.strange.certificate_pem
+    assert first.endswith(b"-----\n")
+    for cut in range(1, len(second) - 1):
+        bundle.write_bytes(first + second[:cut])
+        with pytest.raises(CertificateError, match=r"bundle\.pem is not whole, "):
+            load_anchors(bundle)
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        lambda pem: pem.split(b"\n", 1)[1],
+        lambda pem: pem.replace(b" CERTIFICATE", b" TRUSTED CERTIFICATE"),
+    ],
+    ids=["without-its-first-line", "of-another-kind"],
+)
+def test_no_certificate_of_a_bundle_is_passed_over(second, pki, tmp_path):
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_bytes(pki.ca.certificate_pem + second(pki.strange.certificate_pem))
+    with pytest.raises(
+        CertificateError, match=r"bundle\.pem (is not whole|holds a certificate that does not)"
+    ):
+        load_anchors(bundle)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda one, two: one + two.rstrip(b"\n"),
+        lambda one, two: (one + two).replace(b"\n", b"\r\n"),
+        lambda one, two: b"# -----\n-----\n---- one ----\n" + one + b"-------\n" + two + b"\n---\n",
+        lambda one, two: b"Certificate:\n    Data:\n" + one + b"Signature: - 1\n" + two + b"the end\n",
+        lambda one, two: one + key_pem() + two,
+        lambda one, two: one.rstrip(b"\n") + two,
+    ],
+    ids=["no-last-newline", "crlf", "dashes", "text", "with-a-key", "one-line"],
+)
+def test_what_stands_between_the_certificates_of_a_bundle_does_not_matter(write, pki, tmp_path):
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_bytes(write(pki.ca.certificate_pem, pki.strange.certificate_pem))
+    assert load_anchors(bundle) == (pki.ca.certificate, pki.strange.certificate)
+
+
+def key_pem() -> bytes:
+    return key_of("p256").private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def test_a_chain_that_is_still_being_written_is_not_shown(pki, tmp_path):
+    served, behind = (pki.folder / "server.pem").read_bytes(), pki.ca.certificate_pem
+    certificate, key = tmp_path / "server.pem", pki.folder / "server.key"
+    for cut in (1, 5, 20, len(behind) // 2, len(behind) - 3):
+        certificate.write_bytes(served + behind[:cut])
+        with pytest.raises(CertificateError, match=r"server\.pem is not whole, "):
+            server_context(certificate, key, (), "off")
+    certificate.write_bytes(served + behind)
+    server_context(certificate, key, (), "off")
+
+
 def test_a_bundle_with_a_weak_key_is_named(tmp_path):
     (tmp_path / "weak.pem").write_bytes(plain_ca(key=key_of("rsa1024")).pem)
     with pytest.raises(CertificateError, match="1024 bits"):

@@ -381,10 +381,23 @@ def test_a_file_holds_any_number_of_lists_in_pem_or_one_in_der(tmp_path):
         CA.der,
         revocation_list(CA).public_bytes(Encoding.PEM)[:-20],
         revocation_list(CA).public_bytes(Encoding.PEM) + b"-----BEGIN X509 CRL-----\n",
+        revocation_list(CA).public_bytes(Encoding.PEM) + b"-----BEGIN X50",
+        revocation_list(CA).public_bytes(Encoding.PEM) + b"--",
         revocation_list(CA).public_bytes(Encoding.DER)[:-1],
         revocation_list(CA).public_bytes(Encoding.DER) + b"\0",
     ],
-    ids=["empty", "text", "pem", "der", "cut-pem", "begun-pem", "cut-der", "longer-der"],
+    ids=[
+        "empty",
+        "text",
+        "pem",
+        "der",
+        "cut-pem",
+        "begun-pem",
+        "begun-line",
+        "begun-dashes",
+        "cut-der",
+        "longer-der",
+    ],
 )
 def test_what_is_no_list_or_not_a_whole_one_is_refused(data, tmp_path):
     path = tmp_path / "list"

@@ -215,6 +215,7 @@ def test_a_spiffe_id_is_no_uri_for_a_pattern_and_a_name_of_one_kind_no_name_of_a
         ("ip:example.org", "address or a network"),
         ("ip:10.0.0.0/33", "address or a network"),
         ("ip:167772161", "address or a network"),
+        ("ip:fe80::1%eth0", "address or a network"),
         ("sha256:", "64 hex digits"),
         ("sha256:" + "a" * 63, "64 hex digits"),
         ("sha256:" + "a" * 65, "64 hex digits"),
@@ -321,6 +322,7 @@ def test_only_a_serial_number_alone_is_one_that_any_ca_may_give():
         ("uri:https://example.org/x", {"uris": ("HTTPS://Example.org/x",)}),
         ("ip:10.0.0.0/8", {"ips": ("::ffff:10.1.2.3",)}),
         ("ip:10.0.0.1", {"ips": ("10.0.0.1",)}),
+        ("ip:::ffff:10.0.0.0/104", {"ips": ("10.1.2.3",)}),
     ],
 )
 def test_who_is_meant_is_meant_in_any_spelling(text, fields):
@@ -336,6 +338,8 @@ def test_who_is_meant_is_meant_in_any_spelling(text, fields):
         ("email:ops@example.org", {"emails": ("dev@example.org", "ops@sub.example.org", "ops@@example.org")}),
         ("uri:https://example.org/x", {"uris": ("https://example.org/y",)}),
         ("ip:10.0.0.0/8", {"ips": ("::ffff:11.0.0.1", "::10.0.0.1", "11.0.0.1")}),
+        ("ip:::ffff:10.0.0.0/104", {"ips": ("11.0.0.1", "::10.0.0.1")}),
+        ("ip:::/0", {"ips": ("10.0.0.1",)}),
         ("spiffe://td.org/ops/a", {"spiffe_id": "spiffe://td.org/ops/A"}),
         (f"sha256:{BB}", {"spki_sha256": BB}),
     ],
