@@ -46,7 +46,18 @@ LAYERS = (
     {"engine", "rotation", "telemetry", "settings", "scopes", "environs"},
     {"identity", "fields"},
     {"certificates", "encryption"},
-    {"messages", "errors", "paths", "files", "jose", "state", "server_kinds", "server_kinds_wsgi", "watched"},
+    {
+        "messages",
+        "errors",
+        "paths",
+        "patterns",
+        "files",
+        "jose",
+        "state",
+        "server_kinds",
+        "server_kinds_wsgi",
+        "watched",
+    },
 )
 FLOOR = len(LAYERS) - 1  # the base modules may use each other
 

@@ -22,9 +22,9 @@ UNREADABLE: Final = (
 
 _VERSION_TAG: Final = 0xA0
 
-# Possessive, and no body goes beyond the next five dashes, so that time is linear.
+# No body goes beyond the next five dashes, so that time is linear.
 _BLOCK: Final = re.compile(
-    rb"-----BEGIN ([^\r\n-]*+)-----[^-]*+(?:-(?!----)[^-]*+)*+-----END \1-----"
+    rb"-----BEGIN ([^\r\n-]*+)-----[^-]*+(?:-(?!----)[^-]*+)*-----END \1-----"
 )  # RFC 7468 §3
 # Text between the blocks may be anything, a row of dashes too, but for how the line of a block begins.
 _BEGUN: Final = re.compile(

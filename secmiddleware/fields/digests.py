@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import binascii
 import hashlib
-import re
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from secmiddleware.messages import Headers, header_values, without_headers
+from secmiddleware.patterns import compiled
 
 # The two of RFC 9530 §5 that are not insecure.
 _ALGORITHMS: Final[dict[bytes, Callable[[bytes], Any]]] = {
@@ -25,7 +25,7 @@ _FORMER: Final = (b"digest", b"content-md5")
 
 # RFC 9651 §3.2, §3.3.5: a dictionary whose values are byte sequences; parameters say nothing here.
 _BARE: Final = rb'(?:[!#$%&\'*+.^_`|~0-9A-Za-z:/?-]++|"(?:[^"\\]|\\["\\])*+")'
-_MEMBER: Final = re.compile(
+_MEMBER: Final = compiled(
     rb"[ \t]*+([a-z*][a-z0-9_.*-]*+)=:([A-Za-z0-9+/]*+={0,2}+):"
     rb"(?:;[ ]*+[a-z*][a-z0-9_.*-]*+(?:=" + _BARE + rb")?)*+[ \t]*+(,|$)"
 )

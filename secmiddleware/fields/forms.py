@@ -7,7 +7,6 @@ be JSON.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Final
@@ -23,9 +22,10 @@ from secmiddleware.fields.pairs import (
     text_of_json,
     unescaped,
 )
+from secmiddleware.patterns import compiled
 
 # Some apps read JSON whatever a body is called: a form that is JSON as well would come to them unread.
-_JSON: Final = re.compile(rb"(?:\xef\xbb\xbf)?+[ \t\r\n]*+[{\[]")
+_JSON: Final = compiled(rb"(?:\xef\xbb\xbf)?+[ \t\r\n]*+[{\[]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from secmiddleware.fields.json_reading import SEPARATOR, STRING, WS, after_separ
 from secmiddleware.fields.json_shapes import ESCAPED_SIMPLE, Array, Finder, Object, Part, passed, shape_of
 from secmiddleware.fields.json_states import Hit, State
 from secmiddleware.fields.json_walk import walked
+from secmiddleware.patterns import compiled
 
 # Below it, the walk is as quick.
 SMALL: Final = 16 * 1024
@@ -34,7 +35,7 @@ _BATCH: Final = 256
 _LEVELS: Final = 6
 
 _OPEN_OBJECT: Final = ord("{")
-_MEMBER: Final = re.compile(SEPARATOR + STRING + WS + rb":" + WS, re.DOTALL)
+_MEMBER: Final = compiled(SEPARATOR + STRING + WS + rb":" + WS, re.DOTALL)
 
 _members: Final = msgspec.json.Decoder(dict[str, Raw])
 _elements: Final = msgspec.json.Decoder(list[Raw])

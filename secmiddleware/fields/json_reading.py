@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from secmiddleware.fields.json_depth import TooDeep, decode_shallow
+from secmiddleware.patterns import compiled
 
 MAX_DEPTH: Final = 200
 """Arrays and objects inside each other. No document in practice comes near, and Python's own `json`, which an
@@ -45,8 +46,8 @@ CONTENT: Final = _unrolled(_UNROLLED - 1)
 """Everything between the brackets of an array or object."""
 VALUE: Final = rb"(?:" + STRING + rb"|" + SCALAR + rb"|[\[{]" + CONTENT + rb"[\]}])"
 
-_VALUE_AT: Final = re.compile(VALUE, re.DOTALL)
-_BRACKET: Final = re.compile(rb'[^"\[\]{}]*+(?:' + STRING + rb'[^"\[\]{}]*+)*+([\[\]{}])', re.DOTALL)
+_VALUE_AT: Final = compiled(VALUE, re.DOTALL)
+_BRACKET: Final = compiled(rb'[^"\[\]{}]*+(?:' + STRING + rb'[^"\[\]{}]*+)*+([\[\]{}])', re.DOTALL)
 _utf8: Final = codecs.getincrementaldecoder("utf-8")
 _PART: Final = 64 * 1024
 

@@ -29,6 +29,7 @@ from secmiddleware.fields.json_shortcut import Shortcut
 from secmiddleware.fields.json_states import Hit, State, build
 from secmiddleware.fields.json_walk import DuplicateName, walked
 from secmiddleware.fields.marks import Descend, Mark, Name
+from secmiddleware.patterns import compiled
 
 __all__ = ["MAX_HITS", "DuplicateName", "Duplicates", "Hit", "Locator", "TooManyHits", "splice"]
 
@@ -198,7 +199,7 @@ def _sweep_for(marks: Sequence[Mark]) -> _Sweep | None:
     pattern = (rb'"' if len(names) > 1 else b"") + rb"(" + choice + rb')"' + WS + rb":" + WS
     member = rb"(?!" + rb'"(?:' + choice + rb')")' + STRING + WS + rb":" + WS + VALUE
     rest = rb"(?:" + SEPARATOR + member + rb")*+" + SEPARATOR + rb"(\})?"
-    return _Sweep(re.compile(pattern), re.compile(rest, re.DOTALL), names)
+    return _Sweep(re.compile(pattern), compiled(rest, re.DOTALL), names)
 
 
 def _swept(body: bytes, sweep: _Sweep, *, unique: bool) -> Iterator[Hit]:

@@ -14,6 +14,7 @@ import msgspec
 
 from secmiddleware.fields.json_reading import COLON, CONTENT, SCALAR, SEPARATOR, STRING, VALUE
 from secmiddleware.fields.marks import Descend, Index, Mark, Name, advances
+from secmiddleware.patterns import compiled
 
 # Marks become states by the subset construction, which can double with every `[*]` behind a `..name`.
 # Ordinary sets of marks have about one state a step.
@@ -57,13 +58,13 @@ class State:
         """Steps over dull members; its group is the next name, or unset at the closing brace."""
         dull = rb"(?:" + SEPARATOR + self._dull_member(1) + rb")*+" + SEPARATOR
         name = rb"(" + STRING + rb")" + COLON
-        return re.compile(dull + rb"(?:" + name + rb"|\})", re.DOTALL)
+        return compiled(dull + rb"(?:" + name + rb"|\})", re.DOTALL)
 
     @cached_property
     def next_element(self) -> re.Pattern[bytes]:
         """Steps over dull elements, when no more index is wanted; its group is set at the closing bracket."""
         dull = VALUE if self.other_elements is None else self.other_elements.dull(1)
-        return re.compile(rb"(?:" + SEPARATOR + dull + rb")*+" + SEPARATOR + rb"(\])?", re.DOTALL)
+        return compiled(rb"(?:" + SEPARATOR + dull + rb")*+" + SEPARATOR + rb"(\])?", re.DOTALL)
 
     def next_index(self, index: int) -> int | None:
         """The first wanted index that is not below `index`."""

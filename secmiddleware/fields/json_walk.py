@@ -21,6 +21,7 @@ from secmiddleware.fields.json_reading import (
     text_of_string,
 )
 from secmiddleware.fields.json_states import Hit, State
+from secmiddleware.patterns import compiled
 
 _OPEN_OBJECT: Final = ord("{")
 _CLOSE_ARRAY: Final = ord("]")
@@ -96,7 +97,7 @@ class _InArray:
 def _steps_over(elements: int) -> re.Pattern[bytes]:
     # No body has 2**31 elements; a regular expression has a limit of its own at 2**32.
     count = b"%d" % min(elements, 1 << 31)
-    return re.compile(
+    return compiled(
         rb"(?:" + SEPARATOR + VALUE + rb"){0," + count + rb"}+" + SEPARATOR + rb"(\])?", re.DOTALL
     )
 

@@ -19,6 +19,7 @@ from urllib.parse import quote, quote_plus
 
 from secmiddleware.fields.json_reading import SCALAR, STRING, WS, text_of_string
 from secmiddleware.messages import Headers
+from secmiddleware.patterns import compiled
 
 SHORTEST: Final = 6
 """Bytes of the shortest value that is looked for: a shorter one would be found by accident."""
@@ -30,7 +31,7 @@ the search linear, however long and alike the values are."""
 # once, at about 0.1 µs a byte, for all of them.
 _FEW: Final = 64
 
-_SCALARS: Final = re.compile(rb"(" + STRING + rb")(" + WS + rb":)?|(" + SCALAR + rb")", re.DOTALL)
+_SCALARS: Final = compiled(rb"(" + STRING + rb")(" + WS + rb":)?|(" + SCALAR + rb")", re.DOTALL)
 _BETWEEN: Final = b"\x00"
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 
@@ -283,11 +284,11 @@ def _spellings(text: str) -> Iterator[bytes]:
 _ENTITY: Final = re.compile(rb"&(?:#([0-9]{1,7})|#[xX]([0-9a-fA-F]{1,6})|(amp|lt|gt|quot|apos));")
 _NAMED: Final = {b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
 # JSON and JavaScript, the octal escapes of a quoted cookie (http.cookies), and what Python's repr has.
-_ESCAPE: Final = re.compile(
+_ESCAPE: Final = compiled(
     rb"((?:\\u[0-9a-fA-F]{4})++)|((?:\\x[0-9a-fA-F]{2})++)|\\U([0-9a-fA-F]{8})|\\([0-3][0-7]{2})|\\([^u])",
     re.DOTALL,
 )
-_PERCENT: Final = re.compile(rb"(?:%[0-9a-fA-F]{2})++")
+_PERCENT: Final = compiled(rb"(?:%[0-9a-fA-F]{2})++")
 _SHORT: Final = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 
 

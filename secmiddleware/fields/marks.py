@@ -13,6 +13,8 @@ from typing import Final
 
 import jsonpath_rfc9535
 
+from secmiddleware.patterns import compiled
+
 # Far above what anybody writes; each step is a state of json_rewriting's automaton, which stays small so.
 MAX_STEPS: Final = 32
 
@@ -97,7 +99,7 @@ class Mark:
 
 # One segment of an expression as the library writes it back: brackets only, names in single quotes. That form
 # is RFC 9535's own (§2.7), so it is the same in every line of the library's versions, which share no classes.
-_SEGMENT: Final = re.compile(r"(\.\.)?\[(?:'((?:[^'\\]|\\.)*+)'|(\*)|(-?[0-9]++))(, )?\]?", re.DOTALL)
+_SEGMENT: Final = compiled(r"(\.\.)?\[(?:'((?:[^'\\]|\\.)*+)'|(\*)|(-?[0-9]++))(, )?\]?", re.DOTALL)
 
 
 def _steps(text: str, normal: str) -> Iterator[Step]:

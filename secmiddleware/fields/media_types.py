@@ -8,12 +8,13 @@ from typing import Final, Literal
 
 from secmiddleware.fields.heads import AmbiguousHeader
 from secmiddleware.messages import Headers, header_values
+from secmiddleware.patterns import compiled
 
 Kind = Literal["json", "form", "multipart", "lines", "sequence", "events", "other"]
 
 # RFC 9110 §8.3.1: type, subtype and parameters; a value is a token or a quoted string.
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
-_PARAMETER: Final = re.compile(
+_PARAMETER: Final = compiled(
     rb"[ \t]*+;[ \t]*+(?:(" + _TOKEN + rb")=(" + _TOKEN + rb'|"(?:[^"\\]|\\.)*+"))?', re.DOTALL
 )
 _MEDIA_TYPE: Final = re.compile(rb"(" + _TOKEN + rb"/" + _TOKEN + rb")")

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from secmiddleware.identity.codecs import Undecodable, ders_of_escaped_pem, only
+from secmiddleware.patterns import compiled
 
 _UNQUOTED: Final = frozenset({b"by", b"uri", b"dns"})  # each may be there several times
 _KNOWN: Final = _UNQUOTED | {b"hash", b"cert", b"chain", b"subject"}
@@ -30,7 +31,7 @@ _KNOWN: Final = _UNQUOTED | {b"hash", b"cert", b"chain", b"subject"}
 _MAX_PAIRS: Final = 2000
 
 # A pair and what ends it. Possessive throughout: nothing is ever tried twice, so time is linear.
-_PAIR: Final = re.compile(
+_PAIR: Final = compiled(
     rb'(?P<key>[^=;,"]*+)'
     rb'(?:=(?:"(?P<quoted>[^"\\]*+(?:\\.[^"\\]*+)*+)"|(?P<plain>[^;,"]*+)))?+'
     rb"(?P<end>[;,]|\Z)",

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from secmiddleware.patterns import compiled
+
 KeyPath = tuple[str | int, ...]
 """Keys and list indexes from the root, as in `("routes", 1, "allow", 0)`."""
 
@@ -29,9 +31,9 @@ _BARE_VALUE: Final = re.compile(r"[^\s,\]}#=\"'\[{][^,\]}#\n]*")
 # The possessive groups keep a long unclosed string from costing more than one pass. A multi-line string may
 # end in up to two quotes of its own before the three that close it.
 _STRINGS: Final = (
-    ('"""', re.compile(r'"""(?:[^"\\]|\\.|"{1,2}(?!"))*+"{3,5}', re.DOTALL)),
-    ("'''", re.compile(r"'''(?:[^']|'{1,2}(?!'))*+'{3,5}")),
-    ('"', re.compile(r'"(?:[^"\\\n]|\\[^\n])*+"')),
+    ('"""', compiled(r'"""(?:[^"\\]|\\.|"{1,2}(?!"))*+"{3,5}', re.DOTALL)),
+    ("'''", compiled(r"'''(?:[^']|'{1,2}(?!'))*+'{3,5}")),
+    ('"', compiled(r'"(?:[^"\\\n]|\\[^\n])*+"')),
     ("'", re.compile(r"'[^'\n]*+'")),
 )
 _ESCAPE: Final = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|([btnfr\"\\]))")
