@@ -61,6 +61,11 @@ def _callers(settings: Settings) -> Iterator[Mistake]:
         if route.client in ("off", "optional") and PathPattern.parse(route.path).covers(_EVERYTHING):
             message = "opens every path that no earlier route names"
             yield Mistake(("routes", index, "path"), message, "name the paths that are open")
+        for number, name in enumerate(route.deny):
+            if name.startswith(("sha256:", "issuer-sha256:")):
+                message = f"can be got around: the same certificate has other digests than {name[:20]}…"
+                key: KeyPath = ("routes", index, "deny", number)
+                yield Mistake(key, message, "deny the key (spki-sha256:, issuer-spki-sha256:) or the serial")
 
 
 _EVERYTHING = PathPattern.parse("/**")

@@ -31,11 +31,14 @@ from certificates.shapes import (
     usage,
 )
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
 from secmiddleware.certificates import judgement
+from secmiddleware.certificates.encoding import spki_of
 from secmiddleware.certificates.judgement import Judged, Rejected, Trust
 from secmiddleware.certificates.trust import CertificateError, TrustAnchor
 from secmiddleware.messages import Presented, Reason
@@ -297,6 +300,28 @@ def test_no_damaged_certificate_is_good_and_none_raises(data):
 def is_signed_alike(one, other):
     """Only how many bits of the signature's last byte count may differ: the library reads them all."""
     return (one.tbs_certificate_bytes, one.signature) == (other.tbs_certificate_bytes, other.signature)
+
+
+def test_the_signature_of_a_certificate_has_two_spellings_so_that_its_digest_keeps_nobody_out():
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    r, s = decode_dss_signature(GOOD.certificate.signature)
+    signature = der_of(0x03, b"\0" + encode_dss_signature(r, order - s))
+    ours = der_of(0x03, b"\0" + GOOD.certificate.signature)
+    assert GOOD.der.endswith(ours)
+    respelled = der_of(0x30, GOOD.der[4 : -len(ours)] + signature)
+    verdict = TRUSTS["strict"].judge(Presented(respelled, (CA.der,)), NOW)
+    assert isinstance(verdict, Judged)
+    assert verdict.leaf.fingerprint(SHA256()) != GOOD.certificate.fingerprint(SHA256())
+    assert (verdict.spki, verdict.leaf.serial_number) == (
+        spki_of(GOOD.der),
+        GOOD.certificate.serial_number,
+    )
+
+
+def der_of(tag, content):
+    size = len(content)
+    length = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes([tag, size] if size < 128 else [tag, 0x80 | len(length), *length]) + content
 
 
 TRUSTS = {profile: trust(profile=profile) for profile in BOTH}

@@ -216,6 +216,22 @@ def test_what_is_too_wide_for_production_is_named_when_asked_for(config: Path, t
     assert "think over" not in run("check", cwd=wide.parent).out
 
 
+def test_who_is_denied_by_the_digest_of_a_certificate_can_get_around_it(config: Path, tmp_path: Path) -> None:
+    digest = "ab" * 32
+    names = [f"{kind}:{digest}" for kind in ("sha256", "spki-sha256", "issuer-sha256", "issuer-spki-sha256")]
+    route = f"""
+[[routes]]
+path = "/reports/**"
+deny = {json.dumps(names)}
+
+[rotation]
+"""
+    other = changed(config, tmp_path / "other", ("[rotation]", route))
+    advice = {one["key"] for one in run("check", "--json", "--deploy", cwd=other.parent).json["advice"]}
+    index = other.read_text().count("[[routes]]") - 1
+    assert {key for key in advice if ".deny" in key} == {f"routes[{index}].deny[{n}]" for n in (0, 2)}
+
+
 def test_advice_does_not_hide_a_mistake(config: Path, tmp_path: Path) -> None:
     wrong = changed(config, tmp_path / "wrong", ('client = "required"', 'client = "requierd"' + WIDE))
     done = run("check", "--json", "--deploy", cwd=wrong.parent)
