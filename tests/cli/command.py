@@ -201,7 +201,8 @@ def ended(process: subprocess.Popen[bytes], number: int | None = None) -> int:
     """The status of a process that ends, if need be of the signal."""
     if number is not None:
         process.send_signal(number)
-    return process.wait(PATIENCE)
+    # A gunicorn worker that has just been forked misses the signal, and is killed when its 30 s are over.
+    return process.wait(PATIENCE + 30)
 
 
 def is_gone(pid: int) -> bool:
