@@ -116,6 +116,8 @@ class EncryptionManager:
             ration=lambda: Ration(first_block, self._want_uses),
         )
         self._states: Mapping[str, KeyState] = {}
+        self._seen_at: datetime | None = None
+        """The time for which these are the states."""
         self._distrusted: frozenset[str] = frozenset()
         self._alarms: dict[str, str] = {}
         self._lock = threading.RLock()
@@ -157,7 +159,8 @@ class EncryptionManager:
         with self._lock:
             if self.keyring is None:
                 self._begin()
-                self._states = self._states_at(self._clock())
+                self._seen_at = self._clock()
+                self._states = self._states_at(self._seen_at)
                 self._distrusted = self._distrusted_now()
             else:
                 with self._watched("store"):
@@ -442,12 +445,15 @@ class EncryptionManager:
         return self._record.mac_of_notice(message)
 
     def seconds_to_change(self) -> float | None:
-        """In how many seconds the clock alone changes a key's state; None if never."""
+        """In how many seconds the clock alone changes a key's state; None if never.
+
+        Not above 0 where it has changed one since the last look, which has told nobody of it.
+        """
         keyring = self.keyring
         if keyring is None:
             return None
         now = self._clock()
-        change = keyring.document.next_change(now)
+        change = keyring.document.next_change(now if self._seen_at is None else min(self._seen_at, now))
         return None if change is None else (change - now).total_seconds()
 
     def status(self) -> dict[str, Any]:
@@ -537,6 +543,7 @@ class EncryptionManager:
             return ()
         gen = self.keyring.gen
         before, self._states = self._states, self._states_at(now)
+        self._seen_at = now
         known, self._distrusted = self._distrusted, self._distrusted_now()
         changed = [
             Transition(self.ring, gen, kid, before.get(kid), after)

@@ -205,6 +205,17 @@ def test_the_clock_alone_changes_states_at_a_time_that_is_known_before(make, clo
     assert manager.seconds_to_change() == DELAY.total_seconds()
 
 
+def test_a_change_between_a_look_and_the_next_pause_is_not_slept_over(make, clock):
+    manager = started(make)
+    kid = manager.rotate()
+    clock.forward(DELAY - timedelta(milliseconds=1))
+    manager.tend()
+    clock.forward(milliseconds=2)
+    assert manager.seconds_to_change() == -0.001
+    assert [(told.kid, told.after) for told in manager.tend()][-1] == (kid, "primary")
+    assert manager.seconds_to_change() > 60
+
+
 def test_the_status_is_json_and_tells_states_times_and_uses(make, clock):
     manager = started(make)
     manager.rotate()
