@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Final, Literal
@@ -285,11 +286,11 @@ def _place_rules(rule: FieldRule, place: MarkedPlace, settings: Settings) -> Ite
     _, name, _, index = place.key
     said = settings.fields[str(name)].places[int(index)]
     request, response = (tuple(one.mark for one in way) for way in (place.request, place.response))
-    ways = said.required, said.already_sealed, said.websocket
+    made = partial(PlaceRule, rule, already_sealed=said.already_sealed, websocket=said.websocket)
     if request == response:
-        yield PlaceRule(rule, request, said.request, said.response, *ways)
+        yield made(request, said.request, said.response, required=said.required)
         return
     if request:
-        yield PlaceRule(rule, request, said.request, "pass", *ways)
+        yield made(request, said.request, required=said.required)
     if response:
-        yield PlaceRule(rule, response, "pass", said.response, False, *ways[1:])  # noqa: FBT003  (required)
+        yield made(response, response=said.response)

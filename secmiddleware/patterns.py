@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import AnyStr, Final
 
-_IS_RIGHT: Final = re.match(r"(?:ab?c)*+", "aca")[0] == "ac"  # type: ignore[index]
+_IS_RIGHT: Final = re.match(r"(?:ab?c)*+a", "aca") is not None
 
 _POSSESSIVE: Final = re.compile(r"([*+?]|\{[0-9]*,?[0-9]*\})\+")
 _CLASS: Final = re.compile(r"\[\^?\]?(?:[^\]\\]|\\.)*\]", re.DOTALL)

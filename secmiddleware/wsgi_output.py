@@ -111,18 +111,47 @@ class Exchange:
         self.observation.end(ExchangeRecord(self._status, self._refusal, self._route, error))
 
 
-class _Watched:
-    """The app's iterable while somebody watches: nothing is read ahead, and its `close` ends the exchange."""
+class _Leaving:
+    """What the server sends: nothing of the app's is read ahead, and `close` ends the exchange."""
 
     def __init__(self, iterable: Iterable[bytes], exchange: Exchange) -> None:
+        """`iterable` is the app's, to be closed."""
         self._iterable = iterable
         self._exchange = exchange
-        self._iterator: Iterator[bytes] | None = None
         self._raised: BaseException | None = None
         self._closed = False
 
     def __iter__(self) -> Iterator[bytes]:
         return self
+
+    def __next__(self) -> bytes:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the app's iterable, once."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            with self._exchange.observation.active():
+                _close(self._iterable)
+        except BaseException as raised:
+            self._raised = self._raised or raised
+            raise
+        finally:
+            self._abandon()
+            self._exchange.end(self._raised)
+
+    def _abandon(self) -> None:
+        """Let go of what the app did not end."""
+
+
+class _Watched(_Leaving):
+    """The app's own pieces, while somebody watches."""
+
+    def __init__(self, iterable: Iterable[bytes], exchange: Exchange) -> None:
+        super().__init__(iterable, exchange)
+        self._iterator: Iterator[bytes] | None = None
 
     def __next__(self) -> bytes:
         try:
@@ -137,20 +166,6 @@ class _Watched:
         if chunk is _END:
             raise StopIteration
         return chunk
-
-    def close(self) -> None:
-        """Close the app's iterable, once."""
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            with self._exchange.observation.active():
-                _close(self._iterable)
-        except BaseException as raised:
-            self._raised = self._raised or raised
-            raise
-        finally:
-            self._exchange.end(self._raised)
 
 
 def _close(iterable: object) -> None:
@@ -317,8 +332,8 @@ class Download:
             self._exchange.begin(self._outcome, self._line)
 
 
-class _Answered:
-    """What leaves, at once or record by record: nothing is read ahead, and `close` ends the exchange."""
+class _Answered(_Leaving):
+    """What the flow lets go, at once or record by record."""
 
     def __init__(
         self,
@@ -327,17 +342,10 @@ class _Answered:
         iterator: Iterator[bytes],
         iterable: Iterable[bytes],
     ) -> None:
-        """`iterable` is the app's, to be closed."""
+        super().__init__(iterable, exchange)
         self._download = download
-        self._exchange = exchange
         self._iterator = iterator
-        self._iterable = iterable
-        self._raised: BaseException | None = None
-        self._closed = False
         exchange.goes_on = True
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
 
     def __next__(self) -> bytes:
         """What may leave of the app's next piece, be it nothing: PEP 3333 has nobody wait for several."""
@@ -363,20 +371,8 @@ class _Answered:
             raise StopIteration
         return None
 
-    def close(self) -> None:
-        """Close the app's iterable, once."""
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            with self._exchange.observation.active():
-                _close(self._iterable)
-        except BaseException as raised:
-            self._raised = self._raised or raised
-            raise
-        finally:
-            self._download.abandon()
-            self._exchange.end(self._raised)
+    def _abandon(self) -> None:
+        self._download.abandon()
 
 
 def _answered(answer: Iterable[bytes], raised: Exception) -> Iterator[bytes]:
