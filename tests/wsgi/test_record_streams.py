@@ -109,11 +109,16 @@ class Records(AuditObserver):
 
     def __init__(self) -> None:
         self.ended: list[Any] = []
+        self.sealed: list[int] = []
 
     def begin(self, head: Any, verdict: Any, started_ns: int) -> Any:
-        ended = self.ended
+        ended, sealed = self.ended, self.sealed
 
         class Observation(AuditObservation):
+            def stage(self, name: Any, start_ns: int, end_ns: int, report: Any) -> None:
+                super().stage(name, start_ns, end_ns, report)
+                sealed.extend([report.sealed] if name == "response" else [])
+
             def end(self, record: Any) -> None:
                 super().end(record)
                 ended.append(record)
@@ -205,6 +210,17 @@ def test_the_record_of_a_stream_that_was_broken_off_says_why(anybody: SecurityMa
     record = server.close()
     assert app.log == [repr(b"{}\n"), repr(b"oops\n"), "closed"]
     assert (record.status, record.refusal, record.error) == (200, Refusal("seal_failed"), None)
+
+
+def test_what_was_sealed_of_a_stream_is_told_also_where_the_caller_leaves_before_its_end(
+    anybody: SecurityManager,
+) -> None:
+    server = Server(App(b'{"ssn":1}\n', b'{"ssn":2}\n', b'{"ssn":3}\n'), anybody)
+    next(server.iterator)
+    next(server.iterator)
+    assert server.records.sealed == []
+    server.close()
+    assert server.records.sealed == [2]
 
 
 def test_what_an_app_raises_in_the_middle_of_a_stream_is_raised(anybody: SecurityManager) -> None:
