@@ -37,13 +37,13 @@ def spki_of(der: bytes) -> bytes:
 
     `der` is one that was loaded: nothing is checked here.
     """
-    start, _ = _content(der, 0)  # Certificate
-    start, _ = _content(der, start)  # TBSCertificate
+    start, _ = content_at(der, 0)  # Certificate
+    start, _ = content_at(der, start)  # TBSCertificate
     if der[start] == _VERSION_TAG:
-        _, start = _content(der, start)
+        _, start = content_at(der, start)
     for _field in ("serialNumber", "signature", "issuer", "validity", "subject"):
-        _, start = _content(der, start)
-    _, end = _content(der, start)
+        _, start = content_at(der, start)
+    _, end = content_at(der, start)
     return der[start:end]
 
 
@@ -55,7 +55,7 @@ def is_cut_short(pem: bytes) -> bool:
     return _BEGUN.search(_BLOCK.sub(b"\n", pem)) is not None
 
 
-def _content(der: bytes, start: int) -> tuple[int, int]:
+def content_at(der: bytes, start: int) -> tuple[int, int]:
     """Where the content of the element at `start` begins, and where it ends (X.690 §8.1.3)."""
     length = der[start + 1]
     start += 2

@@ -9,7 +9,7 @@ nothing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -18,11 +18,12 @@ from typing import ClassVar, Final
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from cryptography.x509.verification import PolicyBuilder, Store, VerificationError, VerifiedClient
+from cryptography.x509.verification import ClientVerifier, PolicyBuilder, Store, VerificationError
 
-from secmiddleware.certificates.encoding import UNREADABLE, spki_of
-from secmiddleware.certificates.faults import Places, date_fault, end_of, find_fault
+from secmiddleware.certificates.encoding import UNREADABLE
+from secmiddleware.certificates.faults import Places, date_fault, find_fault
 from secmiddleware.certificates.issuers import Issuer
+from secmiddleware.certificates.leaves import Leaf
 from secmiddleware.certificates.names import Names
 from secmiddleware.certificates.profiles import Profile, policies_of
 from secmiddleware.certificates.revocation import Revocations
@@ -48,17 +49,16 @@ _Link = tuple[x509.Certificate, x509.Certificate]
 class Judged:
     """A chain that is good now: the leaf, the whole path from it to the anchor's, the anchor."""
 
-    leaf: x509.Certificate
+    leaf: Leaf
     chain: tuple[x509.Certificate, ...]
     anchor: TrustAnchor
-    names: Names
-    """The leaf's."""
     issuers: tuple[Issuer, ...]
     """What is known of each certificate of the path behind the leaf."""
-    der: bytes = field(repr=False)
-    """The leaf's, whole."""
-    spki: bytes = field(repr=False)
-    """The leaf's SubjectPublicKeyInfo, as it stands there."""
+    judge: object = field(repr=False)
+    """Whose verdict it is."""
+    since: datetime
+    until: datetime
+    """From when, and before when, it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +67,6 @@ class Rejected:
 
     code: str
     reason: Reason
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """A good verdict, whose it is, and from when (`since`) until when (before `until`) it holds."""
-
-    judged: Judged
-    judge: object
-    since: datetime
-    until: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +92,10 @@ class Trust:
     _anchor_of: dict[x509.Certificate, TrustAnchor] = field(init=False, repr=False, compare=False)
     # By identity: to hash a certificate is to hash all of its bytes.
     _issuer_of: dict[int, Issuer] = field(init=False, repr=False, compare=False)
-    _builder: PolicyBuilder | None = field(init=False, repr=False, compare=False)
+    _verifier_at: Callable[[datetime], ClientVerifier] | None = field(init=False, repr=False, compare=False)
     # Read and written by many threads without a lock: single dict operations only, and losing an entry is
     # harmless.
-    _kept: dict[bytes, _Kept] = field(init=False, repr=False, compare=False)
+    _kept: dict[bytes, Judged] = field(init=False, repr=False, compare=False)
     # Verdicts on connections are told apart by this and not by the Trust, so that they do not keep it alive.
     _myself: object = field(init=False, repr=False, compare=False)
     _usage: ClassVar[x509.ObjectIdentifier] = ExtendedKeyUsageOID.CLIENT_AUTH
@@ -124,7 +114,7 @@ class Trust:
         object.__setattr__(self, "_anchor_of", anchor_of)
         known = {id(one): Issuer.of(one) for one in (*anchor_of, *self.intermediates)}
         object.__setattr__(self, "_issuer_of", known)
-        object.__setattr__(self, "_builder", builder)
+        object.__setattr__(self, "_verifier_at", None if builder is None else _verifiers(builder))
         object.__setattr__(self, "_kept", {})
         object.__setattr__(self, "_myself", object())
 
@@ -141,72 +131,66 @@ class Trust:
         number of them.
         """
         kept = presented.kept
-        if isinstance(kept, _Kept) and kept.judge is self._myself and kept.since <= now < kept.until:
-            return kept.judged
+        if isinstance(kept, Judged) and kept.judge is self._myself and kept.since <= now < kept.until:
+            return kept
         digest = _digest_of(presented)
-        kept = self._kept.get(digest)
-        if kept is None or not kept.since <= now < kept.until:
+        judged = self._kept.get(digest)
+        if judged is None or not judged.since <= now < judged.until:
             verdict = self._judge(presented, now)
             if isinstance(verdict, Rejected):
                 return verdict
-            kept = verdict
+            judged = verdict
             if len(self._kept) >= _MAX_KEPT:
                 self._kept.clear()
-            self._kept[digest] = kept
-        object.__setattr__(presented, "kept", kept)
-        return kept.judged
+            self._kept[digest] = judged
+        object.__setattr__(presented, "kept", judged)
+        return judged
 
-    def _judge(self, presented: Presented, now: datetime) -> _Kept | Rejected:
+    def _judge(self, presented: Presented, now: datetime) -> Judged | Rejected:
         loaded = _load(presented)
         if isinstance(loaded, Rejected):
             return loaded
-        leaf, others = loaded
-        places = Places(leaf, [other.certificate for other in others])
-        # The library goes first though its verdict comes fourth: what it has read need not be read again.
+        certificate, others = loaded
+        places = Places(certificate, [other.certificate for other in others])
+        # The library goes first though its verdict comes fourth: behind a path, less is left to be read.
         found = self._find_path(places, now)
-        names = _read(leaf, found)
-        if isinstance(names, Rejected):
-            return names
-        spki = spki_of(presented.leaf)
-        since, until = leaf.not_valid_before_utc, end_of(leaf)
+        leaf = _read(certificate, presented.leaf, found)
+        if isinstance(leaf, Rejected):
+            return leaf
         rejected = (
-            (None if since <= now < until else _judge_dates(leaf, now))
-            or self._judge_strength(leaf, spki, others)
-            or _judge_purpose(leaf, names, self._usage)
+            _judge_dates(leaf, now) or self._judge_strength(leaf, others) or _judge_purpose(leaf, self._usage)
         )
         if rejected is not None:
             return rejected
         if isinstance(found, str):
             reason = find_fault(places, self.intermediates, self._anchor_of, self._usage, now, found)
             return Rejected("certificate_untrusted", reason)
-        path = tuple(found.chain)
-        issuers = self._issuers_of(path, others)
-        rejected = _judge_issuers(issuers, names, places)
+        issuers = self._issuers_of(found, others)
+        rejected = _judge_issuers(issuers, leaf.names, places)
         if rejected is not None:
             return rejected
-        begins, ends = [since], [until]
+        begins, ends = [leaf.since], [leaf.until]
         for issuer in issuers:
             begins.append(issuer.since)
             ends.append(issuer.until)
         if self.revocations is not None:
-            for link in pairwise(path):
+            for link in pairwise(found):
                 standing = _judge_revocation(link, places, self.revocations, now)
                 if isinstance(standing, Rejected):
                     return standing
                 if standing is not None:
                     begins.append(standing[0])
                     ends.append(standing[1])
-        anchor = self._anchor_of[path[-1]]
-        judged = Judged(leaf, path, anchor, names, tuple(issuers), presented.leaf, spki)
-        return _Kept(judged, self._myself, max(begins), min(ends))
+        anchor = self._anchor_of[found[-1]]
+        return Judged(leaf, found, anchor, tuple(issuers), self._myself, max(begins), min(ends))
 
     def _issuers_of(self, path: tuple[x509.Certificate, ...], others: list[Issuer]) -> list[Issuer]:
         """What is known of each certificate of a path behind the leaf."""
         presented = {id(other.certificate): other for other in others}
         return [self._issuer_of.get(id(one)) or presented.get(id(one)) or Issuer.of(one) for one in path[1:]]
 
-    def _judge_strength(self, leaf: x509.Certificate, spki: bytes, others: list[Issuer]) -> Rejected | None:
-        weakness = weakness_of_leaf(leaf, spki)
+    def _judge_strength(self, leaf: Leaf, others: list[Issuer]) -> Rejected | None:
+        weakness = weakness_of_leaf(leaf.certificate, leaf.spki)
         if weakness is not None:
             return Rejected("certificate_weak", Reason(weakness[0], 0, weakness[1]))
         for place, other in enumerate(others, 1):
@@ -215,20 +199,30 @@ class Trust:
                 return Rejected("certificate_weak", Reason(other.weakness[0], place, other.weakness[1]))
         return None
 
-    def _find_path(self, places: Places, now: datetime) -> VerifiedClient | str:
-        """The path that the library finds, with the leaf's names, or what it says why there is none."""
-        if self._builder is None:
+    def _find_path(self, places: Places, now: datetime) -> tuple[x509.Certificate, ...] | str:
+        """The path that the library finds, or what it says why there is none."""
+        if self._verifier_at is None:
             return "nothing is trusted"
-        verifier = self._builder.time(now.astimezone(UTC).replace(microsecond=0)).build_client_verifier()
+        verifier = self._verifier_at(now.replace(microsecond=0))
         others: list[x509.Certificate] = []
         if places.rest or self.intermediates:
             others = [one for one in dict.fromkeys((*places.rest, *self.intermediates)) if one != places.leaf]
         try:
-            return verifier.verify(places.leaf, others)
+            return tuple(verifier.verify(places.leaf, others).chain)
         except VerificationError as error:
             return str(error)
         except UNREADABLE:
             return "a part of a certificate cannot be read"
+
+
+def _verifiers(builder: PolicyBuilder) -> Callable[[datetime], ClientVerifier]:
+    """The library's verifier for a time in whole seconds: callers come in crowds, after a restart say."""
+
+    @lru_cache(maxsize=2)
+    def verifier_at(second: datetime) -> ClientVerifier:
+        return builder.time(second.astimezone(UTC)).build_client_verifier()
+
+    return verifier_at
 
 
 def _digest_of(presented: Presented) -> bytes:
@@ -260,19 +254,20 @@ def _load(presented: Presented) -> tuple[x509.Certificate, list[Issuer]] | Rejec
     return leaf, others
 
 
-def _read(leaf: x509.Certificate, found: VerifiedClient | str) -> Names | Rejected:
-    """The names of a leaf that can be read wholly; what the library has read of it is not read again."""
+def _read(
+    certificate: x509.Certificate, der: bytes, path: tuple[x509.Certificate, ...] | str
+) -> Leaf | Rejected:
+    """The leaf that a certificate is: the whole of it can be read, and its names in one way only."""
+    if isinstance(path, tuple) and len(path) > 1:
+        leaf = Leaf.usual(certificate, der)
+        if leaf is not None:
+            return leaf
     try:
-        _ = leaf.subject, leaf.extensions
-        # With a path behind it, it is the subject of the next certificate, which was read.
-        if isinstance(found, str) or len(found.chain) == 1:
-            _ = leaf.issuer
+        _ = certificate.subject, certificate.issuer, certificate.extensions
     except UNREADABLE:
         return Rejected("certificate_malformed", Reason("der", 0, "a part of it cannot be read"))
     try:
-        if isinstance(found, str) or found.subjects is None:
-            return Names.of(leaf)
-        return Names.among(found.subjects)
+        return Leaf.of(certificate, der)
     except ValueError as error:
         return Rejected("certificate_malformed", Reason("names", 0, str(error)))
 
@@ -298,40 +293,17 @@ def _load_other(der: bytes) -> Issuer:
     return Issuer.of(_load_certificate(der))
 
 
-def _judge_dates(leaf: x509.Certificate, now: datetime) -> Rejected | None:
-    fault = date_fault(leaf, now)
-    if fault is None:
+def _judge_dates(leaf: Leaf, now: datetime) -> Rejected | None:
+    if leaf.since <= now < leaf.until:
         return None
-    code = "certificate_not_yet_valid" if fault[0] == "not_before" else "certificate_expired"
-    return Rejected(code, Reason(fault[0], 0, fault[1]))
+    rule, detail = date_fault(leaf.certificate, now) or ("not_after", "")
+    code = "certificate_not_yet_valid" if rule == "not_before" else "certificate_expired"
+    return Rejected(code, Reason(rule, 0, detail))
 
 
-def _judge_purpose(leaf: x509.Certificate, names: Names, usage: x509.ObjectIdentifier) -> Rejected | None:
-    """Whether the certificate is for a client of TLS (RFC 5280 §4.2.1.3, .9, .12; RFC 8446 §4.4.2.2).
-
-    A SPIFFE id asks for more: keyUsage must be there and say what the key is for (X509-SVID §4.3).
-    """
-    fault = None
-    says_usage = False
-    for extension in leaf.extensions:
-        # Not `match`: a class pattern over the library's abstract classes costs 1 us each.
-        value, kind = extension.value, type(extension.value)
-        if kind is x509.BasicConstraints and value.ca:
-            fault = "ca_as_leaf", "it is the certificate of a CA"
-        elif kind is x509.KeyUsage:
-            says_usage = True
-            if value.key_cert_sign or value.crl_sign:
-                fault = "leaf_signs", "its key is for signing certificates or CRLs"
-            elif not value.digital_signature:
-                fault = "digital_signature", "its key is not for signatures"
-        elif kind is x509.ExtendedKeyUsage and usage not in value:
-            fault = "eku_client_auth", "it is not for client authentication"
-        if fault is not None:
-            return Rejected("certificate_purpose", Reason(fault[0], 0, fault[1]))
-    if names.spiffe_id is not None and not says_usage:
-        detail = "it has a SPIFFE id and does not say what its key is for"
-        return Rejected("certificate_purpose", Reason("svid_key_usage", 0, detail))
-    return None
+def _judge_purpose(leaf: Leaf, usage: x509.ObjectIdentifier) -> Rejected | None:
+    fault = leaf.purpose.fault(usage, is_svid=leaf.names.spiffe_id is not None)
+    return None if fault is None else Rejected("certificate_purpose", Reason(fault[0], 0, fault[1]))
 
 
 def _judge_issuers(issuers: Iterable[Issuer], names: Names, places: Places) -> Rejected | None:

@@ -6,9 +6,8 @@ A certificate's subject is no source of names: it has no kinds, and a common nam
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
 
 from cryptography import x509
 
@@ -18,8 +17,7 @@ from secmiddleware.certificates.spiffe import check_spiffe_id, is_spiffe_uri
 _VISIBLE_ASCII: Final = re.compile(r"[!-~]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
+class Names(NamedTuple):
     """The names of a leaf, kind by kind, in their order; an IP address in its usual text form."""
 
     dns: tuple[str, ...] = ()
@@ -65,15 +63,29 @@ class Names:
                 ips.append(str(name.value))
             else:
                 others += 1
+        return cls.of_texts(dns, uris, emails, ips, others)
+
+    @classmethod
+    def of_texts(
+        cls,
+        dns: Sequence[str] = (),
+        uris: Sequence[str] = (),
+        emails: Sequence[str] = (),
+        ips: Sequence[str] = (),
+        others: int = 0,
+    ) -> Names:
+        """The names whose texts these are; raises ValueError as `of` does."""
         for text in (*dns, *uris, *emails):
             if not _VISIBLE_ASCII.fullmatch(text):
                 raise ValueError("a name is empty or has other characters than visible ASCII")
-        if any("/" in address for address in ips):
-            raise ValueError("a network stands where an address is due")
+        for address in ips:
+            if "/" in address:
+                raise ValueError("a network stands where an address is due")
         spiffe_id = None
-        if any(map(is_spiffe_uri, uris)):
-            if len(uris) > 1:
-                raise ValueError("a SPIFFE id stands beside another URI")
-            spiffe_id = uris[0]
-            check_spiffe_id(spiffe_id)
+        for uri in uris:
+            if is_spiffe_uri(uri):
+                if len(uris) > 1:
+                    raise ValueError("a SPIFFE id stands beside another URI")
+                check_spiffe_id(uri)
+                spiffe_id = uri
         return cls(tuple(dns), tuple(uris), tuple(emails), tuple(ips), spiffe_id, others)

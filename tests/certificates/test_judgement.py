@@ -74,7 +74,7 @@ def test_an_ordinary_client_certificate_is_good(profile, kind):
     leaf = strict_leaf(CA, key=key_of(kind))
     verdict = trust(profile=profile).judge(presented(leaf), NOW)
     assert isinstance(verdict, Judged)
-    assert verdict.leaf == leaf.certificate
+    assert verdict.leaf.certificate == leaf.certificate
     assert verdict.chain == (leaf.certificate, CA.certificate)
     assert verdict.anchor.certificate == CA.certificate
 
@@ -294,7 +294,7 @@ def test_no_damaged_certificate_is_good_and_none_raises(data):
     damaged = bytes(der[: data.draw(st.integers(1, len(der)))]) if data.draw(st.booleans()) else bytes(der)
     if damaged != GOOD.der:
         verdict = TRUSTS[data.draw(st.sampled_from(BOTH))].judge(Presented(damaged, (CA.der,)), NOW)
-        assert isinstance(verdict, Rejected) or is_signed_alike(verdict.leaf, GOOD.certificate)
+        assert isinstance(verdict, Rejected) or is_signed_alike(verdict.leaf.certificate, GOOD.certificate)
 
 
 def is_signed_alike(one, other):
@@ -311,8 +311,8 @@ def test_the_signature_of_a_certificate_has_two_spellings_so_that_its_digest_kee
     respelled = der_of(0x30, GOOD.der[4 : -len(ours)] + signature)
     verdict = TRUSTS["strict"].judge(Presented(respelled, (CA.der,)), NOW)
     assert isinstance(verdict, Judged)
-    assert verdict.leaf.fingerprint(SHA256()) != GOOD.certificate.fingerprint(SHA256())
-    assert (verdict.spki, verdict.leaf.serial_number) == (
+    assert verdict.leaf.certificate.fingerprint(SHA256()) != GOOD.certificate.fingerprint(SHA256())
+    assert (verdict.leaf.spki, verdict.leaf.certificate.serial_number) == (
         spki_of(GOOD.der),
         GOOD.certificate.serial_number,
     )
@@ -743,7 +743,7 @@ def test_many_threads_get_each_their_own_verdict():
             verdict = judging.judge(presented(leaf), NOW)
             if (
                 not isinstance(verdict, Judged)
-                or verdict.leaf != leaf.certificate
+                or verdict.leaf.certificate != leaf.certificate
                 or code(judging.judge(bad, NOW)) is None
             ):
                 wrong.append(verdict)
