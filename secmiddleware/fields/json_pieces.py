@@ -18,7 +18,7 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from secmiddleware.fields.json_reading import SEPARATOR, STRING, WS, after_separator
-from secmiddleware.fields.json_shapes import ESCAPED_SIMPLE, Array, Finder, Object, Part, passed, shape_of
+from secmiddleware.fields.json_shapes import Array, Finder, Object, Part, passed, shape_of
 from secmiddleware.fields.json_states import Hit, State
 from secmiddleware.fields.json_walk import walked
 from secmiddleware.patterns import compiled
@@ -107,12 +107,17 @@ def _sift(
 class Pieces:
     """Finds the hits in one large body of the right grammar."""
 
-    def __init__(self, body: bytes, sieves: dict[State, Sieve | None], *, unique: bool) -> None:
-        """`sieves` are those of earlier bodies with the same marks; new ones are added."""
+    def __init__(
+        self, body: bytes, sieves: dict[State, Sieve | None], *, unique: bool, escaped: bool
+    ) -> None:
+        """`sieves` are those of earlier bodies with the same marks; new ones are added.
+
+        `escaped`: an escape in the body may stand for a character of a name.
+        """
         self._body = body
         self._sieves = sieves
         self._unique = unique
-        self._escaped = b"\\" in body and ESCAPED_SIMPLE.search(body) is not None
+        self._escaped = escaped
 
     def hits(self, start: int, value: _Text, wanted: State, levels: int = _LEVELS) -> Iterator[Hit]:
         """The hits in the value that begins at `start`, in order."""

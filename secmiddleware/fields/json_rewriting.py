@@ -24,7 +24,7 @@ from secmiddleware.fields.json_reading import (
     check,
     end_of_value,
 )
-from secmiddleware.fields.json_shapes import ESCAPED_SIMPLE, SIMPLE_NAME
+from secmiddleware.fields.json_shapes import SIMPLE_NAME, may_escape
 from secmiddleware.fields.json_shortcut import Shortcut
 from secmiddleware.fields.json_states import Hit, State, build
 from secmiddleware.fields.json_walk import DuplicateName, walked
@@ -71,7 +71,7 @@ class Locator:
         self._needs = tuple({_needed_names(mark, self._unique) for mark in marks})
         names = [step.name for mark in marks for step in mark.steps if isinstance(step, Name | Descend)]
         simple = all(SIMPLE_NAME.fullmatch(name) for name in names)
-        self._escape = ESCAPED_SIMPLE if simple else re.compile(rb"\\")
+        self._may_escape = may_escape if simple else _has_backslash
         # Where all marks end on names, nothing is wanted behind the last of their names in a text.
         named = all(isinstance(mark.steps[-1], Name | Descend) for mark in marks)
         self._ends = tuple({name.encode("utf-8") for name in names}) if named else ()
@@ -109,7 +109,7 @@ class Locator:
         `checked` says that the whole body is JSON, no deeper than allowed, without a byte order mark.
         """
         start = 0 if checked else check(body, self._max_depth)
-        escaped = self._escape.search(body) is not None
+        escaped = self._may_escape(body)
         if not escaped and not any(all(name in body for name in needs) for needs in self._needs):
             return []
         if self._sweep is not None and not escaped:
@@ -125,7 +125,8 @@ class Locator:
             hits = walked(body, start, self._root, unique=self._unique, until=until)
         else:
             text = memoryview(body)[start : len(body.rstrip(b" \t\n\r"))]
-            hits = Pieces(body, self._sieves, unique=self._unique).hits(start, text, self._root)
+            pieces = Pieces(body, self._sieves, unique=self._unique, escaped=escaped)
+            hits = pieces.hits(start, text, self._root)
         return self._up_to_the_limit(hits)
 
     def _up_to_the_limit(self, found: Iterator[Hit]) -> list[Hit]:
@@ -158,6 +159,10 @@ def splice(body: bytes, hits: Sequence[Hit], values: Iterable[bytes]) -> bytes:
         position = hit.end
     pieces.append(source[position:])
     return b"".join(pieces)
+
+
+def _has_backslash(body: bytes) -> bool:
+    return b"\\" in body
 
 
 def _needed_names(mark: Mark, unique: bool) -> tuple[bytes, ...]:

@@ -33,6 +33,7 @@ from secmiddleware.fields.json_shapes import (
     Values,
     attribute_of,
     leaves,
+    may_escape,
     passed,
     shape_of,
 )
@@ -85,7 +86,9 @@ class Shortcut:
 
         None where it has another form; False where it is none that the shortcut can read.
         """
-        if self._singles is None or len(body) > _SMALL or (b"\\" in body and self._may_escape(body)):
+        if self._singles is None or len(body) > _SMALL:
+            return None
+        if b"\\" in body and ESCAPED_SIMPLE.search(body) is not None:
             return None
         places = []
         for single in self._singles:
@@ -116,12 +119,6 @@ class Shortcut:
             hits.sort(key=_START)
         return hits
 
-    @staticmethod
-    def _may_escape(body: bytes) -> bool:
-        """Whether an escape may stand for a character of a simple name."""
-        first = body.find(b"\\")
-        return first >= 0 and ESCAPED_SIMPLE.search(body, first) is not None
-
     def read(self, body: bytes) -> object:
         """What a body has of the marks; None where that, or whether it may be read at all, is unknown."""
         try:
@@ -132,7 +129,7 @@ class Shortcut:
 
     def find(self, body: bytes, root: Any) -> list[Hit] | None:
         """Every marked value, in order, of a body that was read; None where that cannot be proven."""
-        if self._may_escape(body):
+        if may_escape(body):
             return None
         counts: dict[str, int] = {}
         values: Values = []
@@ -149,7 +146,7 @@ class Shortcut:
                 hits += found
         if len(hits) > 1 and len(self._marked) > 1:
             hits.sort(key=_START)
-        if self._unique and self._passed and not self._are_unique(counts, hits, len(values), body):
+        if self._unique and self._passed and not self._are_unique(counts, hits, values, body):
             return None
         return hits
 
@@ -192,11 +189,12 @@ class Shortcut:
         groups.sort(key=lambda group: places[group[0].mark])
         return True
 
-    def _are_unique(self, counts: Mapping[str, int], hits: list[Hit], marks: int, body: bytes) -> bool:
+    def _are_unique(self, counts: Mapping[str, int], hits: list[Hit], values: Values, body: bytes) -> bool:
         """Whether the names on the way stand nowhere but where msgspec has seen them."""
         everywhere = ((0, len(body)),)
-        # Between two values of one mark there is nothing but the inside of one array.
-        outside = ((0, hits[0].start), (hits[-1].end, len(body))) if hits and marks == 1 else everywhere
+        # Marks of one trunk part in one array: between two of their values there is nothing but its inside.
+        in_one = len({leaf.trunk for leaf, _ in values}) == 1
+        outside = ((0, hits[0].start), (hits[-1].end, len(body))) if in_one else everywhere
         for name, finder in self._passed:
             parts = outside if name in self._only_outside else everywhere
             if not finder.stands(counts.get(name, 0), body, *parts):

@@ -12,8 +12,10 @@ from pathlib import Path
 import jsonpath_rfc9535
 import pytest
 from fields import documents, oracle
+from hypothesis import given
+from hypothesis import strategies as st
 
-from secmiddleware.fields import json_depth, json_pieces, json_rewriting
+from secmiddleware.fields import json_depth, json_pieces, json_reading, json_rewriting, json_shapes
 from secmiddleware.fields.json_reading import MAX_DEPTH, UnreadableJSON
 from secmiddleware.fields.json_rewriting import DuplicateName, Locator, TooManyHits, splice
 from secmiddleware.fields.marks import Mark
@@ -227,3 +229,35 @@ def test_more_values_than_the_limit_are_refused_by_every_way():
         for locate in (one.locate, one.walk):
             with pytest.raises(TooManyHits):
                 locate(more)
+
+
+ESCAPES = st.sampled_from([r"\"", r"\\", r"\n", r"\u0061", r"\u00e9", r"\ud83d", "u0061", "u", "0", "x" * 40])
+
+
+@given(parts=st.lists(ESCAPES), sparse=st.sampled_from([1, 16, 512]))
+def test_an_escaped_letter_is_found_however_the_backslashes_lie(parts, sparse):
+    body = f'"{"".join(parts)}"'.encode()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(json_shapes, "_SPARSE", sparse)
+        found = json_shapes.may_escape(body)
+    if r"\u0061" in parts:
+        assert found
+    # An escaped backslash may look like the beginning of an escape, no more than that.
+    assert not found or json_shapes.ESCAPED_SIMPLE.search(body)
+
+
+TEXTS = st.text(st.sampled_from("aé€😀")).map(str.encode) | st.binary()
+
+
+@given(parts=st.lists(TEXTS), size=st.integers(4, 9))
+def test_utf8_is_checked_in_parts_as_it_is_in_one(parts, size):
+    body = b"".join(parts)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(json_reading, "_PART", size)
+        try:
+            body.decode()
+        except UnicodeDecodeError:
+            with pytest.raises(UnicodeDecodeError):
+                json_reading.check_utf8(body)
+        else:
+            json_reading.check_utf8(body)
