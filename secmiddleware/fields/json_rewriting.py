@@ -162,7 +162,7 @@ def splice(body: bytes, hits: Sequence[Hit], values: Iterable[bytes]) -> bytes:
 
 
 def _has_backslash(body: bytes) -> bool:
-    return b"\\" in body
+    return _BACKSLASH in body
 
 
 def _needed_names(mark: Mark, unique: bool) -> tuple[bytes, ...]:

@@ -7,7 +7,7 @@ digits, `-` and `_`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, count, islice
 from operator import attrgetter
@@ -114,17 +114,12 @@ def shape_of(state: State, trunk: tuple[str, ...], *, in_array: bool) -> tuple[A
             shape, part = Raw, Value(wanted.mark, name, way)
         else:
             shape, part = shape_of(wanted, way, in_array=in_array)
-        attribute = attribute_of(index)
+        attribute = f"m{index}"
         names[attribute] = name
         shapes.append((attribute, shape | UnsetType, UNSET))
         members.append((attrgetter(attribute), name, part))
     wanted_members = msgspec.defstruct("WantedMembers", shapes, rename=names, gc=False, eq=False)
     return wanted_members | None, Object(tuple(members))
-
-
-def attribute_of(index: int) -> str:
-    """What a member of an object's `members` is called as an attribute of what msgspec makes."""
-    return f"m{index}"
 
 
 def leaves(part: Part) -> Iterator[Value]:
@@ -178,11 +173,6 @@ class Finder:
         self._quoted = b'"%s"' % name.encode("ascii")
         # Without its first quote, which is far more frequent than any letter.
         self._pattern = re.compile(self._quoted[1:] + WS + rb":" + WS)
-
-    @property
-    def behind(self) -> Callable[[bytes, int], re.Match[bytes] | None]:
-        """Matches from behind the first quote of the name to where its value begins."""
-        return self._pattern.match
 
     def starts(self, body: bytes, due: int) -> list[int] | None:
         """Where the values behind the name begin; None where they are not as many as are due."""

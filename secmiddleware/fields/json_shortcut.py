@@ -13,7 +13,7 @@ marked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, repeat, takewhile
 from operator import attrgetter
 from typing import Any, Final, Literal
@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import UNSET
 
-from secmiddleware.fields.json_depth import TooDeep, brackets_in, decode_shallow
+from secmiddleware.fields.json_depth import TooDeep, decode_shallow, is_surely_shallow
 from secmiddleware.fields.json_reading import check_utf8
 from secmiddleware.fields.json_shapes import (
     ESCAPED_SIMPLE,
@@ -31,7 +31,6 @@ from secmiddleware.fields.json_shapes import (
     Part,
     Value,
     Values,
-    attribute_of,
     leaves,
     may_escape,
     passed,
@@ -41,12 +40,14 @@ from secmiddleware.fields.json_states import Hit, State
 
 _START: Final = attrgetter("start")
 
+_BACKSLASH: Final = ord("\\")
+
 # So small a body has few values, and every function that is called is felt.
 _SMALL: Final = 8 * 1024
 
-_Way = tuple[Callable[[Any], Any], ...]
-"""From the root of what msgspec made to the values of one mark: how to get to the next array, then to what is
-in each of its elements, and so on."""
+_Way = tuple[Callable[[Any], Any] | None, ...]
+"""From the root of what msgspec made to the values of one mark: how to get each member; None are the elements
+of an array."""
 
 
 class Shortcut:
@@ -72,10 +73,7 @@ class Shortcut:
         names = [leaf.name for leaf in leaves(self._part)]
         # Marks that end on one name are told apart by `find`.
         self._singles = (
-            tuple(
-                (b'"%s"' % leaf.name.encode("ascii"), Finder(leaf.name).behind, way, leaf.mark)
-                for leaf, way in _ways(self._part)
-            )
+            tuple((b'"%s"' % leaf.name.encode("ascii"), way, leaf.mark) for leaf, way in _ways(self._part))
             if len(set(names)) == len(names)
             else None
         )
@@ -88,7 +86,7 @@ class Shortcut:
         """
         if self._singles is None or len(body) > _SMALL:
             return None
-        if b"\\" in body and ESCAPED_SIMPLE.search(body) is not None:
+        if _BACKSLASH in body and ESCAPED_SIMPLE.search(body) is not None:
             return None
         places = []
         for single in self._singles:
@@ -106,14 +104,18 @@ class Shortcut:
             root = self._decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return False
-        if len(body) > 2 * self._max_depth and brackets_in(body) > self._max_depth:
+        if len(body) > 2 * self._max_depth and not is_surely_shallow(body, self._max_depth):
             return None
         hits = []
-        for place, (_, behind, way, mark) in places:
-            raw, found = _only(root, way), behind(body, place + 1)
-            if raw is None or found is None:
+        for place, (quoted, way, mark) in places:
+            try:
+                (raw,) = _values(root, way)
+            except ValueError:
                 return None
-            start = found.end()
+            if raw is UNSET:
+                return None
+            # What stands there once is the name of this value, and no value begins with a space or a colon.
+            start = body.find(raw, place + len(quoted))
             hits.append(Hit(start, start + len(raw), mark))
         if len(hits) > 1:
             hits.sort(key=_START)
@@ -202,37 +204,24 @@ class Shortcut:
         return True
 
 
-def _ways(part: Part, names: str = "", way: _Way = ()) -> Iterator[tuple[Value, _Way]]:
+def _ways(part: Part, way: _Way = ()) -> Iterator[tuple[Value, _Way]]:
     """The marked values of a shape, each with the way to it."""
     match part:
         case Value():
-            yield part, (*way, _getter(names))
+            yield part, way
         case Array(elements):
-            yield from _ways(elements, "", (*way, _getter(names)))
+            yield from _ways(elements, (*way, None))
         case Object(members):
-            for index, (_, _, member) in enumerate(members):
-                yield from _ways(member, f"{names}.{attribute_of(index)}".lstrip("."), way)
+            for get, _, member in members:
+                yield from _ways(member, (*way, get))
 
 
-def _getter(names: str) -> Callable[[Any], Any]:
-    return attrgetter(names) if names else _itself
-
-
-def _itself(value: Any) -> Any:
-    return value
-
-
-def _only(root: Any, way: _Way) -> Any:
-    """The one value that msgspec has on this way; None where there is none, or more than one."""
-    values = [root]
-    for step, get in enumerate(way):
-        within = chain.from_iterable(values) if step else values
-        values = []
-        for one in within:
-            try:
-                value = get(one)
-            except AttributeError:  # null stands on the way, or nothing
-                continue
-            if value is not UNSET and value is not None:
-                values.append(value)
-    return values[0] if len(values) == 1 else None
+def _values(root: Any, way: _Way) -> Iterable[Any]:
+    """The values that msgspec has on this way; or nothing but UNSET."""
+    if len(way) == 1 and (get := way[0]) is not None:  # most marks
+        return (get(root),)
+    values: Iterable[Any] = (root,) if root is not None else ()
+    for get in way:
+        # Left out is what is null, empty or not there.
+        values = filter(None, chain.from_iterable(values) if get is None else map(get, values))
+    return values

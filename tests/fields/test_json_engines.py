@@ -187,6 +187,13 @@ def test_a_value_behind_a_name_that_its_escaped_twin_overwrites_is_found():
     assert outcome(strict.locate, body) == outcome(strict.walk, body) == "duplicate"
 
 
+def test_a_name_that_stands_twice_between_the_values_of_two_arrays_is_seen():
+    body = b'{"b":[],"a":[{"x":1}],"b":[{"y":2}]}'
+    strict = locator("$.a[*].x", "$.b[*].y", duplicates="reject")
+    assert outcome(strict.locate, body) == outcome(strict.walk, body) == "duplicate"
+    assert strict._shortcut.find(body, strict._shortcut.read(body)) is None
+
+
 def test_values_of_two_marks_on_one_name_are_told_apart_by_where_their_ways_part():
     one = locator("$.buyer.ssn", "$.seller.ssn", "$.items[*].ssn")
     body = b'{"seller":{"ssn":22},"items":[{"ssn":4},{"ssn":55}],"buyer":{"ssn":1}}'
@@ -218,6 +225,13 @@ def test_a_body_is_read_no_deeper_than_the_limit_wherever_the_stack_is(ways, mon
     due = [[]] * 4 + ["unreadable"] * 4
     for frames in (0, 30, 300, 500):
         assert verdicts(frames) == due
+
+
+@given(levels=st.lists(st.sampled_from(["[", '{"":']), max_size=40), core=st.sampled_from(["{}", "[]", "0"]))
+def test_no_body_that_is_too_deep_is_surely_shallow(levels, core):
+    ends = "".join("]" if level == "[" else "}" for level in reversed(levels))
+    body = f"{''.join(levels)}{core}{ends}".encode()
+    assert not json_depth.is_surely_shallow(body, oracle.depth(body) - 1)
 
 
 def test_more_values_than_the_limit_are_refused_by_every_way():
