@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from secmiddleware.fields.json_pieces import SMALL, Pieces, Sieve
 from secmiddleware.fields.json_reading import (
@@ -98,15 +98,16 @@ class Locator:
             return self.walk(body)
         hits = self._shortcut.find(body, root)
         if hits is None:
-            return self.walk(body, checked=True)
+            return self.walk(body, checked=True, read=root)
         if len(hits) > self._max_hits:
             raise TooManyHits
         return hits
 
-    def walk(self, body: bytes, *, checked: bool = False) -> list[Hit]:
+    def walk(self, body: bytes, *, checked: bool = False, read: Any = None) -> list[Hit]:
         """As `locate`, without the shortcut: right for all marks and bodies, and slower.
 
-        `checked` says that the whole body is JSON, no deeper than allowed, without a byte order mark.
+        `checked` says that the whole body is JSON, no deeper than allowed, without a byte order mark; `read`
+        is what the shortcut has read of it.
         """
         start = 0 if checked else check(body, self._max_depth)
         escaped = self._may_escape(body)
@@ -126,7 +127,7 @@ class Locator:
         else:
             text = memoryview(body)[start : len(body.rstrip(b" \t\n\r"))]
             pieces = Pieces(body, self._sieves, unique=self._unique, escaped=escaped)
-            hits = pieces.hits(start, text, self._root)
+            hits = pieces.hits(start, text, self._root, read)
         return self._up_to_the_limit(hits)
 
     def _up_to_the_limit(self, found: Iterator[Hit]) -> list[Hit]:

@@ -114,12 +114,24 @@ def shape_of(state: State, trunk: tuple[str, ...], *, in_array: bool) -> tuple[A
             shape, part = Raw, Value(wanted.mark, name, way)
         else:
             shape, part = shape_of(wanted, way, in_array=in_array)
-        attribute = f"m{index}"
+        attribute = _attribute(index)
         names[attribute] = name
         shapes.append((attribute, shape | UnsetType, UNSET))
         members.append((attrgetter(attribute), name, part))
     wanted_members = msgspec.defstruct("WantedMembers", shapes, rename=names, gc=False, eq=False)
     return wanted_members | None, Object(tuple(members))
+
+
+def read_member(read: Any, state: State, name: str) -> Any:
+    """A member out of what msgspec has read of an object; None where it has read nothing."""
+    if read is None or name not in state.members:
+        return None
+    member = getattr(read, _attribute(sorted(state.members).index(name)))
+    return None if member is UNSET else member
+
+
+def _attribute(index: int) -> str:
+    return f"m{index}"
 
 
 def leaves(part: Part) -> Iterator[Value]:
