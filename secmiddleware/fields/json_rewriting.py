@@ -111,7 +111,7 @@ class Locator:
         """
         start = 0 if checked else check(body, self._max_depth)
         escaped = self._may_escape(body)
-        if not escaped and not any(all(name in body for name in needs) for needs in self._needs):
+        if not escaped and not self._has_needed_names(body):
             return []
         if self._sweep is not None and not escaped:
             try:
@@ -129,6 +129,16 @@ class Locator:
             pieces = Pieces(body, self._sieves, unique=self._unique, escaped=escaped)
             hits = pieces.hits(start, text, self._root, read)
         return self._up_to_the_limit(hits)
+
+    def _has_needed_names(self, body: bytes) -> bool:
+        """Whether it has all the names that some mark needs."""
+        for names in self._needs:
+            for name in names:
+                if body.find(name) < 0:
+                    break
+            else:
+                return True
+        return False
 
     def _up_to_the_limit(self, found: Iterator[Hit]) -> list[Hit]:
         hits = list(islice(found, self._max_hits + 1))
