@@ -48,7 +48,7 @@ VALUE: Final = rb"(?:" + STRING + rb"|" + SCALAR + rb"|[\[{]" + CONTENT + rb"[\]
 
 _VALUE_AT: Final = compiled(VALUE, re.DOTALL)
 _BRACKET: Final = compiled(rb'[^"\[\]{}]*+(?:' + STRING + rb'[^"\[\]{}]*+)*+([\[\]{}])', re.DOTALL)
-_PART: Final = 64 * 1024
+_PART: Final = 128 * 1024
 
 _SEPARATOR: Final = re.compile(SEPARATOR)
 _LONE_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
