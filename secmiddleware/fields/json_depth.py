@@ -26,6 +26,7 @@ _MOST_STEPS: Final = 1500
 # Bodies of less depth than this are proven at once; a parser takes a step or two of its own.
 _USUAL: Final = 30
 
+_OPEN_ARRAY: Final = ord("[")
 # So much of a body is copied at once.
 _PART: Final = 64 * 1024
 _NOT_SKELETON: Final = bytes(set(range(256)) - set(b'[]{}"'))
@@ -50,7 +51,7 @@ def decode_shallow(decode: Callable[[bytes], T], body: bytes, limit: int) -> T:
         return decode(body)
     if len(body) < _LARGE:
         decoded = decode(body)
-        if brackets_in(body) > limit and depth(body) > limit:
+        if not is_surely_shallow(body, limit) and depth(body) > limit:
             raise TooDeep
         return decoded
     try:
@@ -62,11 +63,15 @@ def decode_shallow(decode: Callable[[bytes], T], body: bytes, limit: int) -> T:
     return decoded
 
 
-def brackets_in(body: bytes) -> int:
-    """How many open in a body, in strings and out of them: it is no deeper."""
+def is_surely_shallow(body: bytes, limit: int) -> bool:
+    """Whether it is by the brackets that open in it, in strings and out of them, no deeper than `limit`."""
     # To look for one byte is ten times quicker than to count it, and many bodies are one flat object.
-    objects = body.count(b"{") if body.find(b"{", 1) > 0 else 1
-    return objects + body.count(b"[") if b"[" in body else objects
+    arrays = body.count(b"[") if _OPEN_ARRAY in body else 0
+    # A level takes five bytes, `{"":}`; if it is an array or the last, two.
+    if len(body) < 5 * limit - 3 * arrays + 2:
+        return True
+    objects = body.count(b"{") if body.rfind(b"{") > 0 else 1
+    return arrays + objects <= limit
 
 
 def depth(body: bytes) -> int:

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from secmiddleware.fields.json_reading import SEPARATOR, STRING, WS, after_separator
-from secmiddleware.fields.json_shapes import ESCAPED_SIMPLE, Array, Finder, Object, Part, passed, shape_of
+from secmiddleware.fields.json_shapes import Array, Finder, Object, Part, passed, read_member, shape_of
 from secmiddleware.fields.json_states import Hit, State
 from secmiddleware.fields.json_walk import walked
 from secmiddleware.patterns import compiled
@@ -41,7 +41,8 @@ _members: Final = msgspec.json.Decoder(dict[str, Raw])
 _elements: Final = msgspec.json.Decoder(list[Raw])
 
 _Text = bytes | memoryview | Raw
-_Piece = tuple[int, _Text, State]
+_Piece = tuple[int, _Text, State, Any]
+"""Where a value begins, its text, what is wanted of it, what msgspec has read of that, if anything."""
 # A name with half a surrogate pair, values of other types than the marks expect, too little stack.
 _NOT_TOLD: Final = (msgspec.DecodeError, RecursionError, LookupError)
 
@@ -60,8 +61,10 @@ class Sieve:
         names, _ = passed(self._part, in_array=True)
         self._passed = tuple((name, Finder(name)) for name in sorted(names))
 
-    def sift(self, value: _Text, body: bytes, start: int, *, escaped: bool) -> list[int]:
+    def sift(self, value: _Text, body: bytes, start: int, read: Any, *, escaped: bool) -> list[int]:
         """The indices of those elements of `value`, which begins at `start`, that may have a hit inside.
+
+        `read` are the elements, if they have been read already as this would read them.
 
         An element with a marked member twice is one of them. One with a name on the way to it twice may not
         be: msgspec keeps the last.
@@ -72,7 +75,7 @@ class Sieve:
         """
         if escaped and self._passed:
             raise LookupError
-        elements = self._decoder.decode(value)
+        elements = self._decoder.decode(value) if read is None else read
         counts: Counter[str] = Counter()
         found: set[int] = set()
         _sift(self._part, elements, range(len(elements)), counts, found)
@@ -107,27 +110,37 @@ def _sift(
 class Pieces:
     """Finds the hits in one large body of the right grammar."""
 
-    def __init__(self, body: bytes, sieves: dict[State, Sieve | None], *, unique: bool) -> None:
-        """`sieves` are those of earlier bodies with the same marks; new ones are added."""
+    def __init__(
+        self, body: bytes, sieves: dict[State, Sieve | None], *, unique: bool, escaped: bool
+    ) -> None:
+        """`sieves` are those of earlier bodies with the same marks; new ones are added.
+
+        `escaped`: an escape in the body may stand for a character of a name.
+        """
         self._body = body
         self._sieves = sieves
         self._unique = unique
-        self._escaped = b"\\" in body and ESCAPED_SIMPLE.search(body) is not None
+        self._escaped = escaped
 
-    def hits(self, start: int, value: _Text, wanted: State, levels: int = _LEVELS) -> Iterator[Hit]:
-        """The hits in the value that begins at `start`, in order."""
+    def hits(
+        self, start: int, value: _Text, wanted: State, read: Any, levels: int = _LEVELS
+    ) -> Iterator[Hit]:
+        """The hits in the value that begins at `start`, in order.
+
+        `read` is what msgspec has read of it in the shape of `wanted`, None if it has not.
+        """
         pieces = None
         opening = self._body[start]
         if levels and len(value) >= SMALL and wanted.wants_within(opening):
             in_value = self._in_object if opening == _OPEN_OBJECT else self._in_array
-            pieces = in_value(start, value, wanted)
+            pieces = in_value(start, value, wanted, read)
         if pieces is None:
             yield from walked(self._body, start, wanted, unique=self._unique)
         else:
-            for place, piece, within in pieces:
-                yield from self.hits(place, piece, within, levels - 1)
+            for place, piece, within, read_piece in pieces:
+                yield from self.hits(place, piece, within, read_piece, levels - 1)
 
-    def _in_object(self, start: int, value: _Text, state: State) -> list[_Piece] | None:
+    def _in_object(self, start: int, value: _Text, state: State, read: Any) -> list[_Piece] | None:
         """The members in which something is wanted; None where they are not told apart so, or too small."""
         try:
             found = _members.decode(value)
@@ -144,12 +157,14 @@ class Pieces:
             position = before.end() + len(member)
             wanted = state.members.get(name, state.other_members)
             if wanted is not None:
-                pieces.append((before.end(), member, wanted))
+                # There is one of this name, or the texts would not follow each other: it is what was read.
+                pieces.append((before.end(), member, wanted, read_member(read, state, name)))
         return pieces if after_separator(self._body, position) + 1 == start + len(value) else None
 
-    def _in_array(self, start: int, value: _Text, state: State) -> list[_Piece] | None:
+    def _in_array(self, start: int, value: _Text, state: State, read: Any) -> list[_Piece] | None:
         """The elements in which something is wanted; None where they are not told apart so, or too small."""
-        if len(value) < _SHORT * self._body.count(b",", start, start + len(value)):
+        most = len(read) if read else self._body.count(b",", start, start + len(value))
+        if len(value) < _SHORT * most:
             return None
         try:
             elements = _elements.decode(value)
@@ -160,23 +175,23 @@ class Pieces:
         elif state.elements:
             indices = range(len(elements))
         else:
-            indices = self._sifted(state.other_elements, start, value, len(elements))
+            indices = self._sifted(state.other_elements, start, value, read, len(elements))
         pieces: list[_Piece] = []
         for index, position in self._places(start + 1, elements, indices):
             wanted = state.elements.get(index, state.other_elements)
             if wanted is None:
                 raise ValueError("only wanted elements are looked for")
-            pieces.append((position, elements[index], wanted))
+            pieces.append((position, elements[index], wanted, read[index] if read else None))
         return pieces
 
-    def _sifted(self, wanted: State, start: int, value: _Text, count: int) -> Sequence[int]:
+    def _sifted(self, wanted: State, start: int, value: _Text, read: Any, count: int) -> Sequence[int]:
         """The elements that may have a hit inside; where that cannot be told, all."""
         if wanted not in self._sieves:
             self._sieves[wanted] = _sieve_for(wanted)
         sieve = self._sieves[wanted]
         if sieve is not None:
             try:
-                return sieve.sift(value, self._body, start, escaped=self._escaped)
+                return sieve.sift(value, self._body, start, read, escaped=self._escaped)
             except _NOT_TOLD:
                 pass
         return range(count)

@@ -48,8 +48,7 @@ VALUE: Final = rb"(?:" + STRING + rb"|" + SCALAR + rb"|[\[{]" + CONTENT + rb"[\]
 
 _VALUE_AT: Final = compiled(VALUE, re.DOTALL)
 _BRACKET: Final = compiled(rb'[^"\[\]{}]*+(?:' + STRING + rb'[^"\[\]{}]*+)*+([\[\]{}])', re.DOTALL)
-_utf8: Final = codecs.getincrementaldecoder("utf-8")
-_PART: Final = 64 * 1024
+_PART: Final = 128 * 1024
 
 _SEPARATOR: Final = re.compile(SEPARATOR)
 _LONE_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
@@ -88,11 +87,12 @@ def check_utf8(body: bytes) -> None:
         body.decode("utf-8")
         return
     # In parts: as text it may be four times as large.
-    decode = _utf8().decode
     view = memoryview(body)
-    for start in range(0, len(body), _PART):
-        decode(view[start : start + _PART])
-    decode(b"", True)  # noqa: FBT003  (the codec's)
+    start, last = 0, len(body) - _PART
+    while start < last:
+        # A character that is cut in two is left for the next part.
+        start += codecs.utf_8_decode(view[start : start + _PART])[1]
+    codecs.utf_8_decode(view[start:], None, True)  # noqa: FBT003  (the codec's)
 
 
 def _check_grammar(text: bytes, max_depth: int) -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from secmiddleware.fields.json_pieces import SMALL, Pieces, Sieve
 from secmiddleware.fields.json_reading import (
@@ -24,7 +24,7 @@ from secmiddleware.fields.json_reading import (
     check,
     end_of_value,
 )
-from secmiddleware.fields.json_shapes import ESCAPED_SIMPLE, SIMPLE_NAME
+from secmiddleware.fields.json_shapes import SIMPLE_NAME, may_escape
 from secmiddleware.fields.json_shortcut import Shortcut
 from secmiddleware.fields.json_states import Hit, State, build
 from secmiddleware.fields.json_walk import DuplicateName, walked
@@ -71,7 +71,7 @@ class Locator:
         self._needs = tuple({_needed_names(mark, self._unique) for mark in marks})
         names = [step.name for mark in marks for step in mark.steps if isinstance(step, Name | Descend)]
         simple = all(SIMPLE_NAME.fullmatch(name) for name in names)
-        self._escape = ESCAPED_SIMPLE if simple else re.compile(rb"\\")
+        self._may_escape = may_escape if simple else _has_backslash
         # Where all marks end on names, nothing is wanted behind the last of their names in a text.
         named = all(isinstance(mark.steps[-1], Name | Descend) for mark in marks)
         self._ends = tuple({name.encode("utf-8") for name in names}) if named else ()
@@ -98,19 +98,20 @@ class Locator:
             return self.walk(body)
         hits = self._shortcut.find(body, root)
         if hits is None:
-            return self.walk(body, checked=True)
+            return self.walk(body, checked=True, read=root)
         if len(hits) > self._max_hits:
             raise TooManyHits
         return hits
 
-    def walk(self, body: bytes, *, checked: bool = False) -> list[Hit]:
+    def walk(self, body: bytes, *, checked: bool = False, read: Any = None) -> list[Hit]:
         """As `locate`, without the shortcut: right for all marks and bodies, and slower.
 
-        `checked` says that the whole body is JSON, no deeper than allowed, without a byte order mark.
+        `checked` says that the whole body is JSON, no deeper than allowed, without a byte order mark; `read`
+        is what the shortcut has read of it.
         """
         start = 0 if checked else check(body, self._max_depth)
-        escaped = self._escape.search(body) is not None
-        if not escaped and not any(all(name in body for name in needs) for needs in self._needs):
+        escaped = self._may_escape(body)
+        if not escaped and not self._has_needed_names(body):
             return []
         if self._sweep is not None and not escaped:
             try:
@@ -125,8 +126,19 @@ class Locator:
             hits = walked(body, start, self._root, unique=self._unique, until=until)
         else:
             text = memoryview(body)[start : len(body.rstrip(b" \t\n\r"))]
-            hits = Pieces(body, self._sieves, unique=self._unique).hits(start, text, self._root)
+            pieces = Pieces(body, self._sieves, unique=self._unique, escaped=escaped)
+            hits = pieces.hits(start, text, self._root, read)
         return self._up_to_the_limit(hits)
+
+    def _has_needed_names(self, body: bytes) -> bool:
+        """Whether it has all the names that some mark needs."""
+        for names in self._needs:
+            for name in names:
+                if body.find(name) < 0:
+                    break
+            else:
+                return True
+        return False
 
     def _up_to_the_limit(self, found: Iterator[Hit]) -> list[Hit]:
         hits = list(islice(found, self._max_hits + 1))
@@ -158,6 +170,10 @@ def splice(body: bytes, hits: Sequence[Hit], values: Iterable[bytes]) -> bytes:
         position = hit.end
     pieces.append(source[position:])
     return b"".join(pieces)
+
+
+def _has_backslash(body: bytes) -> bool:
+    return _BACKSLASH in body
 
 
 def _needed_names(mark: Mark, unique: bool) -> tuple[bytes, ...]:

@@ -7,9 +7,9 @@ digits, `-` and `_`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, count, islice
 from operator import attrgetter
 from typing import Any, Final
 
@@ -22,13 +22,17 @@ from secmiddleware.fields.json_states import State
 SIMPLE_NAME: Final = re.compile(r"[A-Za-z0-9_-]++")
 ESCAPED_SIMPLE: Final = re.compile(rb"\\u00[2-7]")
 """An escape that may stand for a character of a simple name, which has only this form of it (RFC 8259 §7)."""
+# Where backslashes are at least so far apart, going from one to the next is quicker than ESCAPED_SIMPLE.
+_SPARSE: Final = 512
+_BACKSLASH: Final = ord("\\")
+_LETTER: Final = ord("u")
 
 _QUOTE: Final = ord('"')
 # Below it, two searches for a text are quicker than one for a pattern.
 _SHORT: Final = 4096
 
 Values = list[tuple["Value", list[Raw]]]
-"""The values of each mark, in the order of the body."""
+"""The values of each mark, in the order of the body. None is ever false: msgspec gives no empty ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ class Array:
     elements: Part
 
     def gather(self, values: list[Any], counts: dict[str, int], found: Values) -> None:
-        """Adds what is in the values, all those that msgspec has for this part."""
+        """Adds what is in the values, all that msgspec has for this part; null may be left out."""
         inner = values[0] if len(values) == 1 else list(chain.from_iterable(filter(None, values)))
         if inner:
             self.elements.gather(inner, counts, found)
@@ -64,26 +68,21 @@ class Object:
     members: tuple[tuple[attrgetter[Any], str, Part], ...]
 
     def gather(self, values: list[Any], counts: dict[str, int], found: Values) -> None:
-        """Adds what is in the values, all those that msgspec has for this part, and counts their members."""
-        if len(values) == 1:  # as in most bodies; the rest is for many at once
-            self._gather_one(values[0], counts, found)
-            return
-        if None in values:
-            values = [value for value in values if value is not None]
+        """Adds what is in the values, all that msgspec has for this part, and counts their members."""
         for get, name, member in self.members:
-            inner = [value for value in map(get, values) if value is not UNSET]
+            try:
+                inner = list(filter(None, map(get, values)))
+            except AttributeError:
+                values = [value for value in values if value is not None]
+                inner = list(filter(None, map(get, values)))
+            names = len(inner)
+            if names < len(values) and not isinstance(member, Value):
+                # What is null or empty has nothing inside, but a name.
+                names = sum(1 for value in map(get, values) if value is not UNSET)
+            if names:
+                counts[name] = counts.get(name, 0) + names
             if inner:
-                counts[name] = counts.get(name, 0) + len(inner)
                 member.gather(inner, counts, found)
-
-    def _gather_one(self, value: Any, counts: dict[str, int], found: Values) -> None:
-        if value is None:
-            return
-        for get, name, member in self.members:
-            inner = get(value)
-            if inner is not UNSET:
-                counts[name] = counts.get(name, 0) + 1
-                member.gather([inner], counts, found)
 
 
 Part = Value | Array | Object
@@ -115,7 +114,7 @@ def shape_of(state: State, trunk: tuple[str, ...], *, in_array: bool) -> tuple[A
             shape, part = Raw, Value(wanted.mark, name, way)
         else:
             shape, part = shape_of(wanted, way, in_array=in_array)
-        attribute = attribute_of(index)
+        attribute = _attribute(index)
         names[attribute] = name
         shapes.append((attribute, shape | UnsetType, UNSET))
         members.append((attrgetter(attribute), name, part))
@@ -123,8 +122,15 @@ def shape_of(state: State, trunk: tuple[str, ...], *, in_array: bool) -> tuple[A
     return wanted_members | None, Object(tuple(members))
 
 
-def attribute_of(index: int) -> str:
-    """What a member of an object's `members` is called as an attribute of what msgspec makes."""
+def read_member(read: Any, state: State, name: str) -> Any:
+    """A member out of what msgspec has read of an object; None where it has read nothing."""
+    if read is None or name not in state.members:
+        return None
+    member = getattr(read, _attribute(sorted(state.members).index(name)))
+    return None if member is UNSET else member
+
+
+def _attribute(index: int) -> str:
     return f"m{index}"
 
 
@@ -158,6 +164,18 @@ def passed(part: Part, *, in_array: bool = False) -> tuple[set[str], set[str]]:
     return inside.union(*(one for one, _ in deeper)), outside.union(*(other for _, other in deeper))
 
 
+def may_escape(body: bytes) -> bool:
+    """Whether an escape may stand for a character of a simple name; `body` is of the right grammar."""
+    place = body.find(_BACKSLASH)
+    for due in count(place - 8 * _SPARSE, _SPARSE):
+        if place < 0:
+            return False
+        if place < due or body[place + 1] == _LETTER:
+            break
+        place = body.find(_BACKSLASH, place + 2)
+    return ESCAPED_SIMPLE.search(body, place) is not None
+
+
 class Finder:
     """Finds where a simple name stands in quotes with a colon behind it, be it in a string or not."""
 
@@ -167,11 +185,6 @@ class Finder:
         self._quoted = b'"%s"' % name.encode("ascii")
         # Without its first quote, which is far more frequent than any letter.
         self._pattern = re.compile(self._quoted[1:] + WS + rb":" + WS)
-
-    @property
-    def behind(self) -> Callable[[bytes, int], re.Match[bytes] | None]:
-        """Matches from behind the first quote of the name to where its value begins."""
-        return self._pattern.match
 
     def starts(self, body: bytes, due: int) -> list[int] | None:
         """Where the values behind the name begin; None where they are not as many as are due."""

@@ -13,7 +13,7 @@ marked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, repeat, takewhile
 from operator import attrgetter
 from typing import Any, Final, Literal
@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import UNSET
 
-from secmiddleware.fields.json_depth import TooDeep, brackets_in, decode_shallow
+from secmiddleware.fields.json_depth import TooDeep, decode_shallow, is_surely_shallow
 from secmiddleware.fields.json_reading import check_utf8
 from secmiddleware.fields.json_shapes import (
     ESCAPED_SIMPLE,
@@ -31,8 +31,8 @@ from secmiddleware.fields.json_shapes import (
     Part,
     Value,
     Values,
-    attribute_of,
     leaves,
+    may_escape,
     passed,
     shape_of,
 )
@@ -40,12 +40,14 @@ from secmiddleware.fields.json_states import Hit, State
 
 _START: Final = attrgetter("start")
 
+_BACKSLASH: Final = ord("\\")
+
 # So small a body has few values, and every function that is called is felt.
 _SMALL: Final = 8 * 1024
 
-_Way = tuple[Callable[[Any], Any], ...]
-"""From the root of what msgspec made to the values of one mark: how to get to the next array, then to what is
-in each of its elements, and so on."""
+_Way = tuple[Callable[[Any], Any] | None, ...]
+"""From the root of what msgspec made to the values of one mark: how to get each member; None are the elements
+of an array."""
 
 
 class Shortcut:
@@ -71,10 +73,7 @@ class Shortcut:
         names = [leaf.name for leaf in leaves(self._part)]
         # Marks that end on one name are told apart by `find`.
         self._singles = (
-            tuple(
-                (b'"%s"' % leaf.name.encode("ascii"), Finder(leaf.name).behind, way, leaf.mark)
-                for leaf, way in _ways(self._part)
-            )
+            tuple((b'"%s"' % leaf.name.encode("ascii"), way, leaf.mark) for leaf, way in _ways(self._part))
             if len(set(names)) == len(names)
             else None
         )
@@ -85,7 +84,9 @@ class Shortcut:
 
         None where it has another form; False where it is none that the shortcut can read.
         """
-        if self._singles is None or len(body) > _SMALL or (b"\\" in body and self._may_escape(body)):
+        if self._singles is None or len(body) > _SMALL:
+            return None
+        if _BACKSLASH in body and ESCAPED_SIMPLE.search(body) is not None:
             return None
         places = []
         for single in self._singles:
@@ -103,24 +104,22 @@ class Shortcut:
             root = self._decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return False
-        if len(body) > 2 * self._max_depth and brackets_in(body) > self._max_depth:
+        if len(body) > 2 * self._max_depth and not is_surely_shallow(body, self._max_depth):
             return None
         hits = []
-        for place, (_, behind, way, mark) in places:
-            raw, found = _only(root, way), behind(body, place + 1)
-            if raw is None or found is None:
+        for place, (quoted, way, mark) in places:
+            try:
+                (raw,) = _values(root, way)
+            except ValueError:
                 return None
-            start = found.end()
+            if raw is UNSET:
+                return None
+            # What stands there once is the name of this value, and no value begins with a space or a colon.
+            start = body.find(raw, place + len(quoted))
             hits.append(Hit(start, start + len(raw), mark))
         if len(hits) > 1:
             hits.sort(key=_START)
         return hits
-
-    @staticmethod
-    def _may_escape(body: bytes) -> bool:
-        """Whether an escape may stand for a character of a simple name."""
-        first = body.find(b"\\")
-        return first >= 0 and ESCAPED_SIMPLE.search(body, first) is not None
 
     def read(self, body: bytes) -> object:
         """What a body has of the marks; None where that, or whether it may be read at all, is unknown."""
@@ -132,7 +131,7 @@ class Shortcut:
 
     def find(self, body: bytes, root: Any) -> list[Hit] | None:
         """Every marked value, in order, of a body that was read; None where that cannot be proven."""
-        if self._may_escape(body):
+        if may_escape(body):
             return None
         counts: dict[str, int] = {}
         values: Values = []
@@ -149,7 +148,7 @@ class Shortcut:
                 hits += found
         if len(hits) > 1 and len(self._marked) > 1:
             hits.sort(key=_START)
-        if self._unique and self._passed and not self._are_unique(counts, hits, len(values), body):
+        if self._unique and self._passed and not self._are_unique(counts, hits, values, body):
             return None
         return hits
 
@@ -192,11 +191,12 @@ class Shortcut:
         groups.sort(key=lambda group: places[group[0].mark])
         return True
 
-    def _are_unique(self, counts: Mapping[str, int], hits: list[Hit], marks: int, body: bytes) -> bool:
+    def _are_unique(self, counts: Mapping[str, int], hits: list[Hit], values: Values, body: bytes) -> bool:
         """Whether the names on the way stand nowhere but where msgspec has seen them."""
         everywhere = ((0, len(body)),)
-        # Between two values of one mark there is nothing but the inside of one array.
-        outside = ((0, hits[0].start), (hits[-1].end, len(body))) if hits and marks == 1 else everywhere
+        # Marks of one trunk part in one array: between two of their values there is nothing but its inside.
+        in_one = len({leaf.trunk for leaf, _ in values}) == 1
+        outside = ((0, hits[0].start), (hits[-1].end, len(body))) if in_one else everywhere
         for name, finder in self._passed:
             parts = outside if name in self._only_outside else everywhere
             if not finder.stands(counts.get(name, 0), body, *parts):
@@ -204,37 +204,24 @@ class Shortcut:
         return True
 
 
-def _ways(part: Part, names: str = "", way: _Way = ()) -> Iterator[tuple[Value, _Way]]:
+def _ways(part: Part, way: _Way = ()) -> Iterator[tuple[Value, _Way]]:
     """The marked values of a shape, each with the way to it."""
     match part:
         case Value():
-            yield part, (*way, _getter(names))
+            yield part, way
         case Array(elements):
-            yield from _ways(elements, "", (*way, _getter(names)))
+            yield from _ways(elements, (*way, None))
         case Object(members):
-            for index, (_, _, member) in enumerate(members):
-                yield from _ways(member, f"{names}.{attribute_of(index)}".lstrip("."), way)
+            for get, _, member in members:
+                yield from _ways(member, (*way, get))
 
 
-def _getter(names: str) -> Callable[[Any], Any]:
-    return attrgetter(names) if names else _itself
-
-
-def _itself(value: Any) -> Any:
-    return value
-
-
-def _only(root: Any, way: _Way) -> Any:
-    """The one value that msgspec has on this way; None where there is none, or more than one."""
-    values = [root]
-    for step, get in enumerate(way):
-        within = chain.from_iterable(values) if step else values
-        values = []
-        for one in within:
-            try:
-                value = get(one)
-            except AttributeError:  # null stands on the way, or nothing
-                continue
-            if value is not UNSET and value is not None:
-                values.append(value)
-    return values[0] if len(values) == 1 else None
+def _values(root: Any, way: _Way) -> Iterable[Any]:
+    """The values that msgspec has on this way; or nothing but UNSET."""
+    if len(way) == 1 and (get := way[0]) is not None:  # most marks
+        return (get(root),)
+    values: Iterable[Any] = (root,) if root is not None else ()
+    for get in way:
+        # Left out is what is null, empty or not there.
+        values = filter(None, chain.from_iterable(values) if get is None else map(get, values))
+    return values

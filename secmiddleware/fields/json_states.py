@@ -68,6 +68,8 @@ class State:
 
     def next_index(self, index: int) -> int | None:
         """The first wanted index that is not below `index`."""
+        if not self.elements:
+            return None
         return min((wanted for wanted in self.elements if wanted >= index), default=None)
 
     def dull(self, depth: int) -> bytes:

@@ -12,8 +12,10 @@ from pathlib import Path
 import jsonpath_rfc9535
 import pytest
 from fields import documents, oracle
+from hypothesis import given
+from hypothesis import strategies as st
 
-from secmiddleware.fields import json_depth, json_pieces, json_rewriting
+from secmiddleware.fields import json_depth, json_pieces, json_reading, json_rewriting, json_shapes
 from secmiddleware.fields.json_reading import MAX_DEPTH, UnreadableJSON
 from secmiddleware.fields.json_rewriting import DuplicateName, Locator, TooManyHits, splice
 from secmiddleware.fields.marks import Mark
@@ -185,6 +187,13 @@ def test_a_value_behind_a_name_that_its_escaped_twin_overwrites_is_found():
     assert outcome(strict.locate, body) == outcome(strict.walk, body) == "duplicate"
 
 
+def test_a_name_that_stands_twice_between_the_values_of_two_arrays_is_seen():
+    body = b'{"b":[],"a":[{"x":1}],"b":[{"y":2}]}'
+    strict = locator("$.a[*].x", "$.b[*].y", duplicates="reject")
+    assert outcome(strict.locate, body) == outcome(strict.walk, body) == "duplicate"
+    assert strict._shortcut.find(body, strict._shortcut.read(body)) is None
+
+
 def test_values_of_two_marks_on_one_name_are_told_apart_by_where_their_ways_part():
     one = locator("$.buyer.ssn", "$.seller.ssn", "$.items[*].ssn")
     body = b'{"seller":{"ssn":22},"items":[{"ssn":4},{"ssn":55}],"buyer":{"ssn":1}}'
@@ -218,6 +227,13 @@ def test_a_body_is_read_no_deeper_than_the_limit_wherever_the_stack_is(ways, mon
         assert verdicts(frames) == due
 
 
+@given(levels=st.lists(st.sampled_from(["[", '{"":']), max_size=40), core=st.sampled_from(["{}", "[]", "0"]))
+def test_no_body_that_is_too_deep_is_surely_shallow(levels, core):
+    ends = "".join("]" if level == "[" else "}" for level in reversed(levels))
+    body = f"{''.join(levels)}{core}{ends}".encode()
+    assert not json_depth.is_surely_shallow(body, oracle.depth(body) - 1)
+
+
 def test_more_values_than_the_limit_are_refused_by_every_way():
     for marks in (["$[*].a"], ["$..a"], ["$[*].a", "$[*].b.c"]):
         one = Locator([Mark.parse(mark) for mark in marks], max_hits=3)
@@ -227,3 +243,35 @@ def test_more_values_than_the_limit_are_refused_by_every_way():
         for locate in (one.locate, one.walk):
             with pytest.raises(TooManyHits):
                 locate(more)
+
+
+ESCAPES = st.sampled_from([r"\"", r"\\", r"\n", r"\u0061", r"\u00e9", r"\ud83d", "u0061", "u", "0", "x" * 40])
+
+
+@given(parts=st.lists(ESCAPES), sparse=st.sampled_from([1, 16, 512]))
+def test_an_escaped_letter_is_found_however_the_backslashes_lie(parts, sparse):
+    body = f'"{"".join(parts)}"'.encode()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(json_shapes, "_SPARSE", sparse)
+        found = json_shapes.may_escape(body)
+    if r"\u0061" in parts:
+        assert found
+    # An escaped backslash may look like the beginning of an escape, no more than that.
+    assert not found or json_shapes.ESCAPED_SIMPLE.search(body)
+
+
+TEXTS = st.text(st.sampled_from("aé€😀")).map(str.encode) | st.binary()
+
+
+@given(parts=st.lists(TEXTS), size=st.integers(4, 9))
+def test_utf8_is_checked_in_parts_as_it_is_in_one(parts, size):
+    body = b"".join(parts)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(json_reading, "_PART", size)
+        try:
+            body.decode()
+        except UnicodeDecodeError:
+            with pytest.raises(UnicodeDecodeError):
+                json_reading.check_utf8(body)
+        else:
+            json_reading.check_utf8(body)
