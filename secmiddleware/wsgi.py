@@ -28,7 +28,7 @@ from secmiddleware.messages import Refusal, RequestHead
 from secmiddleware.security import SecurityManager
 from secmiddleware.server_check import ServerCheck
 from secmiddleware.settings.models import Settings
-from secmiddleware.telemetry.observer import Observer
+from secmiddleware.telemetry.observer import NOTHING, Observer
 from secmiddleware.wsgi_input import Upload
 from secmiddleware.wsgi_output import Download, Exchange
 
@@ -122,7 +122,10 @@ class SecMiddleware:
             return Download(flow, exchange, keeps_line=not admission.exchange.opened).drive(self.app, environ)
         if observation.watches:
             return exchange.watch(self.app)
-        with observation.active():
+        around = observation.active()
+        if around is NOTHING:
+            return self.app(environ, exchange.start_response)
+        with around:
             return self.app(environ, exchange.start_response)
 
 
