@@ -66,7 +66,7 @@ class Places:
 
     def plan_for(self, path: str) -> Plan:
         """What is to be done with the bodies of this routed path; an empty plan where nothing is marked."""
-        if self._anywhere.fullmatch(path) is None:
+        if not self._places or self._anywhere.fullmatch(path) is None:
             return self._nothing
         return self._plan_of(
             tuple(

@@ -62,15 +62,15 @@ _NO_PATH: Final = "\ufffd"
 
 def head_of(environ: WSGIEnvironment, names: Names | None = None) -> RequestHead:
     """What is known of a request; its header names in lower case. `names` are its own, if known already."""
-    root_path = environ.get("SCRIPT_NAME", "")
+    root_path, query = environ.get("SCRIPT_NAME", ""), environ.get("QUERY_STRING", "")
     return RequestHead(
         "http",
-        method_of(environ),
+        environ.get("REQUEST_METHOD", "GET"),
         environ.get("wsgi.url_scheme", "http"),
         _text(root_path + environ.get("PATH_INFO", "")) or "/",  # PEP 3333 lets the root be empty
         _raw_path(environ),
-        _text(root_path),
-        _bytes(environ.get("QUERY_STRING", "")),
+        _text(root_path) if root_path else "",
+        _bytes(query) if query else b"",
         environ.get("SERVER_PROTOCOL", "HTTP/1.1").removeprefix("HTTP/"),
         _headers_in(environ, names or names_of(environ)),
         _peer_of(environ),
