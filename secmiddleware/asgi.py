@@ -121,10 +121,10 @@ class SecMiddleware:
         answer = Answer(scope, receive, send, observation)
         error: str | None = None
         try:
-            if isinstance(verdict, Refusal):
-                await answer.refuse(verdict)
-            else:
+            if isinstance(verdict, Admission):
                 await self._admitted(verdict, scope, receive, answer, head)
+            else:
+                await answer.refuse(verdict)
         except BrokenOffError:
             raise  # the refusal says why
         except Exception as raised:

@@ -165,7 +165,7 @@ def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | R
         # Its messages would pass unread, both ways.
         return Refusal("payload_encoding", "fields", identity)
     revealed = _revealed(snapshot, identity) if snapshot.reveal else _NOTHING
-    exchange = Exchange(snapshot.keyring, now, identity, revealed, head=head)
+    exchange = Exchange(snapshot.keyring, now, identity, revealed, head)
     request = plan.request_flow(exchange) if plan.marks_anything and not is_socket else PASSIVE
     its_own = _NOTHING if snapshot.proxy is None else snapshot.proxy.headers
     headers = certificate_headers.strip(head.headers, its_own)

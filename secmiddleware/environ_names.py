@@ -17,6 +17,12 @@ KEY_OF: Final = {b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LE
 _NO_HEADERS: Final = frozenset({"HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH"})
 """Servers that let underscores through make these of headers that only look like the real ones."""
 
+# gunicorn and Werkzeug; mod_wsgi, uWSGI, waitress and others.
+_TARGETS: Final = ("RAW_URI", "REQUEST_URI")
+
+CONNECTIONS: Final = ("gunicorn.socket", "gunicorn.sock", "werkzeug.socket")
+"""The client's connection itself, as servers hand it to apps."""
+
 # Clients choose names, so that what is kept has a bound: 256 sets of at most 128 names and 4096 letters are
 # 8 MiB at worst. Beyond it all are let go, and those that matter are back with the next request.
 _MOST_KEPT: Final = 256
@@ -34,6 +40,10 @@ class Names:
     """The same of those that servers have empty, too, where none was sent."""
     about_client: tuple[str, ...]
     """The keys under which a server says something of the client's certificate."""
+    connections: tuple[str, ...]
+    """Those under which it hands over the client's connection itself."""
+    target: str | None
+    """The one under which it tells the target as it came."""
 
     @classmethod
     def of(cls, keys: tuple[str, ...]) -> Self:
@@ -43,6 +53,8 @@ class Names:
             tuple([(name, key) for key in keys if "HTTP_" in key and (name := _header_of(key)) is not None]),
             tuple([(name, key) for name, key in KEY_OF.items() if key in keys]),
             tuple(about_client(keys)),
+            tuple([key for key in CONNECTIONS if key in keys]),
+            next((key for key in _TARGETS if key in keys), None),
         )
 
 

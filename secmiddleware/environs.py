@@ -12,7 +12,7 @@ from typing import Final
 from wsgiref.types import WSGIEnvironment
 from wsgiref.validate import InputWrapper
 
-from secmiddleware.environ_names import KEY_OF, Names, names_of
+from secmiddleware.environ_names import CONNECTIONS, KEY_OF, Names, names_of
 from secmiddleware.identity.environ_certificates import presented_by
 from secmiddleware.identity.transport import peer_on
 from secmiddleware.identity.variables import variables_of
@@ -36,18 +36,12 @@ from secmiddleware.server_kinds_wsgi import UNNAMED, kind_of_environ
 RAISED_KEY: Final = "secmiddleware.raised"
 """Where an adapter tells the type of what the app has raised, if the framework made a page of it."""
 
-_CONNECTIONS: Final = ("gunicorn.socket", "gunicorn.sock", "werkzeug.socket")
-"""The client's connection itself, as servers hand it to apps."""
-
-# gunicorn and Werkzeug; mod_wsgi, uWSGI, waitress and others.
-_TARGETS: Final = ("RAW_URI", "REQUEST_URI")
-
 # What carries a body, or a head, to the client past `start_response`.
 _PASSAGES: Final = (
     "wsgi.file_wrapper",
     "wsgi.early_hints",
     "gunicorn.http2.send_trailers",
-    *_CONNECTIONS,
+    *CONNECTIONS,
 )
 
 # RFC 9110 §9.3: to these, content is what they are about.
@@ -62,17 +56,18 @@ _NO_PATH: Final = "\ufffd"
 
 def head_of(environ: WSGIEnvironment, names: Names | None = None) -> RequestHead:
     """What is known of a request; its header names in lower case. `names` are its own, if known already."""
+    names = names or names_of(environ)
     root_path, query = environ.get("SCRIPT_NAME", ""), environ.get("QUERY_STRING", "")
     return RequestHead(
         "http",
         environ.get("REQUEST_METHOD", "GET"),
         environ.get("wsgi.url_scheme", "http"),
         _text(root_path + environ.get("PATH_INFO", "")) or "/",  # PEP 3333 lets the root be empty
-        _raw_path(environ),
+        _raw_path(environ, names),
         _text(root_path) if root_path else "",
         _bytes(query) if query else b"",
         environ.get("SERVER_PROTOCOL", "HTTP/1.1").removeprefix("HTTP/"),
-        _headers_in(environ, names or names_of(environ)),
+        _headers_in(environ, names),
         _peer_of(environ),
         presented_by(environ),
     )
@@ -126,11 +121,12 @@ def show(
     says of the client's certificate is replaced by what was found out. The connection itself goes where it
     has a certificate that was not accepted; else it stays, for apps that speak websocket on it.
     """
-    for name in (names or names_of(environ)).about_client:
+    names = names or names_of(environ)
+    for name in names.about_client:
         del environ[name]
     if identity is None:
-        for name in _CONNECTIONS:
-            if name in environ and _has_certificate(environ[name]):
+        for name in names.connections:
+            if _has_certificate(environ[name]):
                 del environ[name]
     environ.update(variables_of(identity))
     environ[IDENTITY_KEY] = identity
@@ -192,14 +188,11 @@ def _bytes(wire: str) -> bytes:
         return wire.encode("utf-8", "surrogateescape")
 
 
-def _raw_path(environ: WSGIEnvironment) -> bytes | None:
+def _raw_path(environ: WSGIEnvironment, names: Names) -> bytes | None:
     """The target's path as it came, or None where the server does not tell."""
-    for key in _TARGETS:
-        if key in environ:
-            path = _bytes(environ[key]).partition(b"?")[0]
-            break
-    else:
+    if names.target is None:
         return None
+    path = _bytes(environ[names.target]).partition(b"?")[0]
     if not (path.startswith(b"/") and path.isascii()) and kind_of_environ(environ) is UNNAMED:
         # Every server names itself (RFC 3875 §4.1.17), or has a mark of its own. Who has neither is a test
         # client, such as Werkzeug's: its target is what the test wrote, a whole URL or letters of any
@@ -220,11 +213,9 @@ def _headers_in(environ: WSGIEnvironment, names: Names) -> Headers:
 
 def _peer_of(environ: WSGIEnvironment) -> Peer:
     """The other end, as the connection tells where the server hands it over, else as the server does."""
-    seen = environ.get(PEER_KEY)
-    if isinstance(seen, Peer):
+    if PEER_KEY in environ and isinstance(seen := environ[PEER_KEY], Peer):
         return seen
-    connection = environ.get("gunicorn.socket")
-    if isinstance(connection, socket.socket):
+    if "gunicorn.socket" in environ and isinstance(connection := environ["gunicorn.socket"], socket.socket):
         return peer_on(connection)
     port = str(environ.get("REMOTE_PORT", ""))  # Werkzeug has a number
     return Peer(environ.get("REMOTE_ADDR") or None, int(port) if port.isdecimal() else None)

@@ -73,9 +73,9 @@ class SecMiddleware:
         observation = self._observer.begin(seen_by_the_app(head, verdict), verdict, started_ns)
         exchange = Exchange(self._manager, observation, environ, start_response)
         try:
-            if isinstance(verdict, Refusal):
-                return exchange.refuse(verdict)
-            return self._admitted(head, verdict, environ, exchange, names)
+            if isinstance(verdict, Admission):
+                return self._admitted(head, verdict, environ, exchange, names)
+            return exchange.refuse(verdict)
         except BaseException as raised:
             exchange.end(raised)
             raise
@@ -115,7 +115,8 @@ class SecMiddleware:
                 return exchange.refuse(rewritten)
             head = rewritten
             environ["wsgi.input"] = upload.input
-        put_head(environ, came, head)
+        if head is not came:
+            put_head(environ, came, head)
         flow = admission.respond(head.method)
         if not flow.passive:
             # What an app writes into its status line may say what it was given.

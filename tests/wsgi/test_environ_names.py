@@ -16,7 +16,7 @@ from secmiddleware.identity.variables import about_client
 KEYS = """
 HTTP_HOST HTTP_X_NAME HTTP_X_SSL_CLIENT_CERT HTTP_CONTENT_TYPE HTTP_CONTENT_LENGTH HTTP_ X_HTTP_Y HTTPS HTTP
 CONTENT_TYPE CONTENT_LENGTH PATH_INFO SSL_CLIENT_VERIFY SSL_CLIENT_CERT REDIRECT_SSL_CLIENT_CERT
-HTTPS_DN peercert
+HTTPS_DN peercert RAW_URI REQUEST_URI werkzeug.socket
 """
 ENVIRONS = st.dictionaries(
     st.sampled_from(KEYS.split()), st.text(st.characters(max_codepoint=255), max_size=4), max_size=8
@@ -50,6 +50,7 @@ def headers_in(environ: dict[str, str]) -> list[tuple[bytes, bytes]]:
 def test_each_environ_is_read_as_if_it_were_the_first(environs: list[dict[str, str]]) -> None:
     for environ in environs * 2:
         assert list(head_of(environ).headers) == headers_in(environ)
+        assert head_of(environ) == head_of(environ, Names.of(tuple(environ)))
         shown = dict(environ)
         show(shown, None, None)
         assert about_client(shown) == ["SSL_CLIENT_VERIFY"]
