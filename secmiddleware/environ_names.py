@@ -6,8 +6,7 @@ certificate. A server makes the same ones again and again, but for the headers t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 from wsgiref.types import WSGIEnvironment
 
 from secmiddleware.identity.variables import about_client
@@ -30,9 +29,11 @@ _MOST_NAMES: Final = 128
 _MOST_LETTERS: Final = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
-    """What there is to look at in an environ with these names."""
+class Names(NamedTuple):
+    """What there is to look at in an environ with these names.
+
+    A tuple, since one is made for each set of names that nobody has sent yet, and sooner than a dataclass.
+    """
 
     headers: tuple[tuple[bytes, str], ...]
     """Of each header its name, in lower case, and its key."""
@@ -46,15 +47,21 @@ class Names:
     """The one under which it tells the target as it came."""
 
     @classmethod
-    def of(cls, keys: tuple[str, ...]) -> Self:
-        """What these keys tell."""
+    def of(cls, environ: WSGIEnvironment) -> Self:
+        """What the names of this environ tell."""
         return cls(
-            # `in` is three times as fast as `startswith`.
-            tuple([(name, key) for key in keys if "HTTP_" in key and (name := _header_of(key)) is not None]),
-            tuple([(name, key) for name, key in KEY_OF.items() if key in keys]),
-            tuple(about_client(keys)),
-            tuple([key for key in CONNECTIONS if key in keys]),
-            next((key for key in _TARGETS if key in keys), None),
+            tuple(
+                [
+                    (name, key)
+                    for key in environ
+                    # `in` is three times as fast as `startswith`.
+                    if "HTTP_" in key and (name := _USUAL.get(key) or _header_of(key)) is not None
+                ]
+            ),
+            tuple([(name, key) for name, key in KEY_OF.items() if key in environ]),
+            tuple(about_client(environ)),
+            tuple([key for key in CONNECTIONS if key in environ]),
+            _target_in(environ),
         )
 
 
@@ -64,11 +71,11 @@ _kept: Final[dict[tuple[str, ...], Names]] = {}
 def names_of(environ: WSGIEnvironment) -> Names:
     """What the names of an environ tell. They are true of it as long as no name comes or goes."""
     keys = tuple(environ)
-    return _kept.get(keys) or _read(keys)
+    return _kept.get(keys) or _read(environ, keys)
 
 
-def _read(keys: tuple[str, ...]) -> Names:
-    names = Names.of(keys)
+def _read(environ: WSGIEnvironment, keys: tuple[str, ...]) -> Names:
+    names = Names.of(environ)
     if len(keys) <= _MOST_NAMES and len("".join(keys)) <= _MOST_LETTERS:
         if len(_kept) >= _MOST_KEPT:
             _kept.clear()
@@ -76,8 +83,27 @@ def _read(keys: tuple[str, ...]) -> Names:
     return names
 
 
+def _target_in(environ: WSGIEnvironment) -> str | None:
+    for key in _TARGETS:
+        if key in environ:
+            return key
+    return None
+
+
 def _header_of(key: str) -> bytes | None:
     """The name, in lower case, of the header that an environ has under a key; None where it is none."""
     if not key.startswith("HTTP_") or key in _NO_HEADERS:
         return None
     return key.removeprefix("HTTP_").replace("_", "-").lower().encode("latin-1", "replace")
+
+
+# Of the headers that nearly every request has: their names need not be worked out for each set.
+_USUAL: Final = {
+    key: _header_of(key)
+    for key in (
+        *("HTTP_HOST", "HTTP_USER_AGENT", "HTTP_ACCEPT", "HTTP_ACCEPT_ENCODING", "HTTP_ACCEPT_LANGUAGE"),
+        *("HTTP_CONNECTION", "HTTP_AUTHORIZATION", "HTTP_COOKIE", "HTTP_ORIGIN", "HTTP_REFERER"),
+        *("HTTP_CACHE_CONTROL", "HTTP_TRACEPARENT", "HTTP_TRACESTATE", "HTTP_X_REQUEST_ID"),
+        *("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_HOST", "HTTP_X_REAL_IP"),
+    )
+}

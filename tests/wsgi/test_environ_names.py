@@ -50,7 +50,7 @@ def headers_in(environ: dict[str, str]) -> list[tuple[bytes, bytes]]:
 def test_each_environ_is_read_as_if_it_were_the_first(environs: list[dict[str, str]]) -> None:
     for environ in environs * 2:
         assert list(head_of(environ).headers) == headers_in(environ)
-        assert head_of(environ) == head_of(environ, Names.of(tuple(environ)))
+        assert head_of(environ) == head_of(environ, Names.of(environ))
         shown = dict(environ)
         show(shown, None, None)
         assert about_client(shown) == ["SSL_CLIENT_VERIFY"]
@@ -62,7 +62,7 @@ def test_each_environ_is_read_as_if_it_were_the_first(environs: list[dict[str, s
 
 @given(ENVIRONS)
 def test_names_that_are_kept_are_what_they_were(environ: dict[str, str]) -> None:
-    assert names_of(environ) == names_of(dict(environ)) == Names.of(tuple(environ))
+    assert names_of(environ) == names_of(dict(environ)) == Names.of(environ)
     assert names_of(environ) is names_of(dict(environ))
 
 
@@ -78,6 +78,6 @@ def test_a_caller_who_makes_up_headers_fills_no_memory() -> None:
     ids=["a long name", "many names"],
 )
 def test_names_beyond_measure_are_read_and_not_kept(environ: dict[str, str]) -> None:
-    assert names_of(environ) == Names.of(tuple(environ))
+    assert names_of(environ) == Names.of(environ)
     assert list(head_of(environ).headers) == headers_in(environ)
     assert not environ_names._kept
