@@ -29,7 +29,7 @@ from secmiddleware.security import SecurityManager
 from secmiddleware.server_kinds import UNKNOWN, kind_of_callables
 from secmiddleware.settings.models import Settings
 from secmiddleware.telemetry.audit import AuditObserver
-from secmiddleware.telemetry.observer import ExchangeRecord, Observer, Stage
+from secmiddleware.telemetry.observer import NOTHING, ExchangeRecord, Observer, Stage
 
 logger = logging.getLogger("secmiddleware.asgi")
 
@@ -121,10 +121,10 @@ class SecMiddleware:
         answer = Answer(scope, receive, send, observation)
         error: str | None = None
         try:
-            if isinstance(verdict, Refusal):
-                await answer.refuse(verdict)
-            else:
+            if isinstance(verdict, Admission):
                 await self._admitted(verdict, scope, receive, answer, head)
+            else:
+                await answer.refuse(verdict)
         except BrokenOffError:
             raise  # the refusal says why
         except Exception as raised:
@@ -161,7 +161,11 @@ class SecMiddleware:
         scope["query_string"] = head.query
         flow = admission.respond(head.method)
         send = answer.watched if observation.watches else answer.send
-        with observation.active():
+        around = observation.active()
+        if around is NOTHING and flow.passive and head.protocol == "http":
+            await self.app(scope, receive, send)
+            return
+        with around:
             if not flow.passive:
                 download = Download(flow, answer, observation, self._offload, upload)
                 await download.drive(self.app, scope, hear)

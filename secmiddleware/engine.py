@@ -66,7 +66,7 @@ class Places:
 
     def plan_for(self, path: str) -> Plan:
         """What is to be done with the bodies of this routed path; an empty plan where nothing is marked."""
-        if self._anywhere.fullmatch(path) is None:
+        if not self._places or self._anywhere.fullmatch(path) is None:
             return self._nothing
         return self._plan_of(
             tuple(
@@ -128,7 +128,7 @@ class Admission:
 
         Whether a response must be held may depend on what the request opened.
         """
-        if self.head.protocol == "websocket":
+        if not self.plan.marks_anything or self.head.protocol == "websocket":
             return PASSIVE
         return self.plan.response_flow(self.exchange, method)
 
@@ -151,8 +151,9 @@ def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | R
     path = judge_path(head, snapshot.mount) if snapshot.reads_paths else "/"
     if isinstance(path, Refusal):
         return replace(path, presented=head.presented if snapshot.proxy is None else None)
+    is_socket = head.protocol == "websocket"
     # A websocket's handshake is a GET (RFC 6455 §4.1), also where HTTP/2 brings it by CONNECT (RFC 8441 §5).
-    rule = snapshot.policy.rule_for(path, "GET" if head.protocol == "websocket" else head.method)
+    rule = snapshot.policy.rule_for(path, "GET" if is_socket else head.method)
     if isinstance(rule, Refusal):
         return replace(rule, presented=head.presented if snapshot.proxy is None else None)
     caller = _NOBODY if rule.client == "off" else _caller(head, rule, path, snapshot, now)
@@ -160,13 +161,12 @@ def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | R
         return caller
     identity = caller.identity
     plan = snapshot.places.plan_for(path)
-    is_socket = head.protocol == "websocket"
     if is_socket and plan.marks_anything and not plan.sockets:
         # Its messages would pass unread, both ways.
         return Refusal("payload_encoding", "fields", identity)
     revealed = _revealed(snapshot, identity) if snapshot.reveal else _NOTHING
-    exchange = Exchange(snapshot.keyring, now, identity, revealed, head=head)
-    request = PASSIVE if is_socket else plan.request_flow(exchange)
+    exchange = Exchange(snapshot.keyring, now, identity, revealed, head)
+    request = plan.request_flow(exchange) if plan.marks_anything and not is_socket else PASSIVE
     its_own = _NOTHING if snapshot.proxy is None else snapshot.proxy.headers
     headers = certificate_headers.strip(head.headers, its_own)
     return Admission(

@@ -12,9 +12,10 @@ from typing import Final
 from wsgiref.types import WSGIEnvironment
 from wsgiref.validate import InputWrapper
 
+from secmiddleware.environ_names import CONNECTIONS, KEY_OF, Names, names_of
 from secmiddleware.identity.environ_certificates import presented_by
 from secmiddleware.identity.transport import peer_on
-from secmiddleware.identity.variables import about_client, variables_of
+from secmiddleware.identity.variables import variables_of
 from secmiddleware.messages import (
     IDENTITY_KEY,
     PEER_KEY,
@@ -35,31 +36,12 @@ from secmiddleware.server_kinds_wsgi import UNNAMED, kind_of_environ
 RAISED_KEY: Final = "secmiddleware.raised"
 """Where an adapter tells the type of what the app has raised, if the framework made a page of it."""
 
-_CONNECTIONS: Final = ("gunicorn.socket", "gunicorn.sock", "werkzeug.socket")
-"""The client's connection itself, as servers hand it to apps."""
-
-# CGI names that are not HTTP_ and the header's name (RFC 3875 §4.1.2, §4.1.3).
-_KEY_OF: Final = {b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH"}
-_NO_HEADERS: Final = frozenset({"HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH"})
-"""Servers that let underscores through make these of headers that only look like the real ones."""
-
-# Of the headers that nearly every request has: their names need not be worked out each time.
-_USUAL_KEYS: Final = (
-    *("HTTP_HOST", "HTTP_USER_AGENT", "HTTP_ACCEPT", "HTTP_ACCEPT_ENCODING", "HTTP_ACCEPT_LANGUAGE"),
-    *("HTTP_CONNECTION", "HTTP_AUTHORIZATION", "HTTP_COOKIE", "HTTP_ORIGIN", "HTTP_REFERER"),
-    *("HTTP_CACHE_CONTROL", "HTTP_TRACEPARENT", "HTTP_TRACESTATE", "HTTP_X_REQUEST_ID"),
-    *("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_HOST", "HTTP_X_REAL_IP"),
-)
-
-# gunicorn and Werkzeug; mod_wsgi, uWSGI, waitress and others.
-_TARGETS: Final = ("RAW_URI", "REQUEST_URI")
-
 # What carries a body, or a head, to the client past `start_response`.
 _PASSAGES: Final = (
     "wsgi.file_wrapper",
     "wsgi.early_hints",
     "gunicorn.http2.send_trailers",
-    *_CONNECTIONS,
+    *CONNECTIONS,
 )
 
 # RFC 9110 §9.3: to these, content is what they are about.
@@ -72,19 +54,20 @@ _NO_PATH: Final = "\ufffd"
 """Stands for a path that can be read in no way: it is refused whoever judges it."""
 
 
-def head_of(environ: WSGIEnvironment) -> RequestHead:
-    """What is known of a request; its header names in lower case."""
-    root_path = environ.get("SCRIPT_NAME", "")
+def head_of(environ: WSGIEnvironment, names: Names | None = None) -> RequestHead:
+    """What is known of a request; its header names in lower case. `names` are its own, if known already."""
+    names = names or names_of(environ)
+    root_path, query = environ.get("SCRIPT_NAME", ""), environ.get("QUERY_STRING", "")
     return RequestHead(
         "http",
-        method_of(environ),
+        environ.get("REQUEST_METHOD", "GET"),
         environ.get("wsgi.url_scheme", "http"),
         _text(root_path + environ.get("PATH_INFO", "")) or "/",  # PEP 3333 lets the root be empty
-        _raw_path(environ),
-        _text(root_path),
-        _bytes(environ.get("QUERY_STRING", "")),
+        _raw_path(environ, names),
+        _text(root_path) if root_path else "",
+        _bytes(query) if query else b"",
         environ.get("SERVER_PROTOCOL", "HTTP/1.1").removeprefix("HTTP/"),
-        _headers_in(environ),
+        _headers_in(environ, names),
         _peer_of(environ),
         presented_by(environ),
     )
@@ -129,18 +112,21 @@ def show(
     identity: Identity | None,
     claims: TokenClaims | None,
     unaccepted: Unaccepted | None = None,
+    names: Names | None = None,
 ) -> None:
     """Let the app see who is calling and with what token, and nothing that was not accepted.
 
-    `unaccepted` is what the settings let it see all the same, apart from any identity. Whatever the server
+    `unaccepted` is what the settings let it see all the same, apart from any identity. `names` are the
+    environ's, if known already. Whatever the server
     says of the client's certificate is replaced by what was found out. The connection itself goes where it
     has a certificate that was not accepted; else it stays, for apps that speak websocket on it.
     """
-    for name in about_client(environ):
+    names = names or names_of(environ)
+    for name in names.about_client:
         del environ[name]
     if identity is None:
-        for name in _CONNECTIONS:
-            if name in environ and _has_certificate(environ[name]):
+        for name in names.connections:
+            if _has_certificate(environ[name]):
                 del environ[name]
     environ.update(variables_of(identity))
     environ[IDENTITY_KEY] = identity
@@ -159,7 +145,7 @@ def put_head(environ: WSGIEnvironment, before: RequestHead, after: RequestHead) 
         values = header_values(after.headers, name)
         if values == header_values(before.headers, name):
             continue
-        key = _KEY_OF.get(name) or "HTTP_" + name.decode("latin-1").upper().replace("-", "_")
+        key = KEY_OF.get(name) or "HTTP_" + name.decode("latin-1").upper().replace("-", "_")
         if values:
             # RFC 9113 §8.2.3: the pieces of a cookie header are no list.
             environ[key] = (b"; " if name == b"cookie" else b",").join(values).decode("latin-1")
@@ -202,14 +188,11 @@ def _bytes(wire: str) -> bytes:
         return wire.encode("utf-8", "surrogateescape")
 
 
-def _raw_path(environ: WSGIEnvironment) -> bytes | None:
+def _raw_path(environ: WSGIEnvironment, names: Names) -> bytes | None:
     """The target's path as it came, or None where the server does not tell."""
-    for key in _TARGETS:
-        if key in environ:
-            path = _bytes(environ[key]).partition(b"?")[0]
-            break
-    else:
+    if names.target is None:
         return None
+    path = _bytes(environ[names.target]).partition(b"?")[0]
     if not (path.startswith(b"/") and path.isascii()) and kind_of_environ(environ) is UNNAMED:
         # Every server names itself (RFC 3875 §4.1.17), or has a mark of its own. Who has neither is a test
         # client, such as Werkzeug's: its target is what the test wrote, a whole URL or letters of any
@@ -218,38 +201,21 @@ def _raw_path(environ: WSGIEnvironment) -> bytes | None:
     return path
 
 
-def _headers_in(environ: WSGIEnvironment) -> Headers:
-    sent = [
-        (name, value)
-        for key, value in environ.items()
-        # An environ has up to a hundred names, and `in` is three times as fast as `startswith`.
-        if "HTTP_" in key and (name := _USUAL_NAMES.get(key) or _name_of(key)) is not None
-    ]
-    # Servers have these two empty, too, where none was sent.
-    sent += [(name, environ[key]) for name, key in _KEY_OF.items() if environ.get(key) not in (None, "")]
+def _headers_in(environ: WSGIEnvironment, names: Names) -> Headers:
+    found = names.headers
+    if names.content:
+        found += tuple([pair for pair in names.content if environ[pair[1]] not in (None, "")])
     try:
-        return tuple([(name, value.encode("latin-1")) for name, value in sent])
+        return tuple([(name, environ[key].encode("latin-1")) for name, key in found])
     except (UnicodeEncodeError, AttributeError):  # tests have any letters, and numbers
-        return tuple([(name, _bytes(str(value))) for name, value in sent])
-
-
-def _name_of(key: str) -> bytes | None:
-    """The name, in lower case, of the header that an environ has under a key; None where it is none."""
-    if not key.startswith("HTTP_") or key in _NO_HEADERS:
-        return None
-    return key.removeprefix("HTTP_").replace("_", "-").lower().encode("latin-1", "replace")
-
-
-_USUAL_NAMES: Final = {key: _name_of(key) for key in _USUAL_KEYS}
+        return tuple([(name, _bytes(str(environ[key]))) for name, key in found])
 
 
 def _peer_of(environ: WSGIEnvironment) -> Peer:
     """The other end, as the connection tells where the server hands it over, else as the server does."""
-    seen = environ.get(PEER_KEY)
-    if isinstance(seen, Peer):
+    if PEER_KEY in environ and isinstance(seen := environ[PEER_KEY], Peer):
         return seen
-    connection = environ.get("gunicorn.socket")
-    if isinstance(connection, socket.socket):
+    if "gunicorn.socket" in environ and isinstance(connection := environ["gunicorn.socket"], socket.socket):
         return peer_on(connection)
     port = str(environ.get("REMOTE_PORT", ""))  # Werkzeug has a number
     return Peer(environ.get("REMOTE_ADDR") or None, int(port) if port.isdecimal() else None)

@@ -13,15 +13,14 @@ from typing import Final, Self
 from urllib.parse import unquote_to_bytes
 
 from secmiddleware.messages import Refusal, RequestHead
+from secmiddleware.patterns import compiled
 
 # "." and "..", also with a path parameter ("..;x"), since Java proxies strip those before they route.
 _DOT_SEGMENT: Final = r"\.\.?(?:;[^/]*)?(?:/|\Z)"
 
-# The common target: no percent, nothing that a reader could take for something else. One pass, nothing cut
-# up.
-_PLAIN: Final = re.compile(
-    rb"(?=/)(?:/(?!%s)[A-Za-z0-9._~!$&'()*+,;=:@-]+)*/?" % _DOT_SEGMENT.encode("ascii")
-)
+# The common target: no percent, no segment that begins with a dot, nothing that a reader could take for
+# something else. One pass, nothing cut up, no way back.
+_PLAIN: Final = compiled(rb"(?:/[A-Za-z0-9_~!$&'()*+,;=:@-][A-Za-z0-9._~!$&'()*+,;=:@-]*+)++/?|/")
 
 # Visible ASCII and whole percent-escapes; no "#", "?", backslash. Dots, slashes, backslashes, control bytes
 # never as escapes, and never "%25" before two hex digits: an app that decodes twice would route by another

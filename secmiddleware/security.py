@@ -20,7 +20,6 @@ from weakref import WeakSet
 from secmiddleware.encryption.keyring import Keyring
 from secmiddleware.encryption.manager import Transition
 from secmiddleware.engine import Admission, Snapshot, admit
-from secmiddleware.identity.bound_tokens import TokenJudge
 from secmiddleware.identity.patterns import NamePattern
 from secmiddleware.messages import Refusal, RequestHead
 from secmiddleware.parts import (
@@ -85,7 +84,7 @@ class SecurityManager:
             },
             shows_unaccepted=settings.mtls.unaccepted == "show",
             reads_paths=reads_paths(settings, placed),
-            tokens=self._judge_of_tokens,
+            tokens=None if self._tokens is None else self._tokens.made,
         )
         self.observer: Observer = AuditObserver(self._telemetry())
         self._changing = threading.Lock()
@@ -116,7 +115,8 @@ class SecurityManager:
         """What verdicts depend on just now. Two threads may both renew it; both make the same."""
         snapshot = self._snapshot
         keyring = self.encryption.keyring if self.encryption is not None else None
-        trust, tokens, proxy = self.certificates.trust, self._judge_of_tokens, self._proxy
+        tokens = None if self._tokens is None else self._tokens.made
+        trust, proxy = self.certificates.trust, self._proxy
         if (
             snapshot.keyring is not keyring
             or snapshot.trust is not trust
@@ -127,10 +127,6 @@ class SecurityManager:
                 snapshot, keyring=keyring, trust=trust, tokens=tokens, proxy=proxy
             )
         return snapshot
-
-    @property
-    def _judge_of_tokens(self) -> TokenJudge | None:
-        return None if self._tokens is None else self._tokens.made
 
     @property
     def asks_the_server(self) -> bool:

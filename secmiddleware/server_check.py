@@ -10,7 +10,7 @@ import logging
 from typing import Self
 from wsgiref.types import WSGIEnvironment
 
-from secmiddleware.messages import Refusal
+from secmiddleware.messages import PRESENTED_KEY, Refusal
 from secmiddleware.security import SecurityManager
 from secmiddleware.server_kinds_wsgi import UNNAMED, ServerKind, kind_of_environ, silence_of, twins_of
 
@@ -33,8 +33,8 @@ class ServerCheck:
 
     def refusal_of(self, environ: WSGIEnvironment) -> Refusal | None:
         """`internal_error` on a server on which nobody could be recognised, or anybody could be another."""
-        if not self._asks:
-            return None
+        if not self._asks or (self._source == "server" and PRESENTED_KEY in environ):
+            return None  # a hook that has spoken is heard whatever the server
         kind = kind_of_environ(environ)
         why = self._why_not(kind, environ)
         if why is None:

@@ -173,6 +173,7 @@ _BY_MARK: Final = {
     _GUNICORN_SOCKET: GUNICORN,
     _WERKZEUG_SOCKET: WERKZEUG,
 }
+_MARKS: Final = _BY_MARK.keys()
 _BY_SOFTWARE: Final = {
     "gunicorn": GUNICORN,
     "werkzeug": WERKZEUG,
@@ -185,8 +186,8 @@ _BY_SOFTWARE: Final = {
 
 def kind_of_environ(environ: WSGIEnvironment) -> ServerKind:
     """The server that made an environ."""
-    marks = environ.keys() & _BY_MARK.keys()
-    if marks:
+    if not _MARKS.isdisjoint(environ.keys()):  # looks four names up, and makes no set
+        marks = environ.keys() & _MARKS
         return _BY_MARK[marks.pop()] if len(marks) == 1 else CONFUSED
     software = environ.get("SERVER_SOFTWARE")
     return _kind_named(software) if isinstance(software, str) and software else UNNAMED

@@ -17,6 +17,7 @@ from typing import Any, Final
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from secmiddleware.engine import Admission, seen_by_the_app
+from secmiddleware.environ_names import Names, names_of
 from secmiddleware.environs import (
     head_of,
     put_head,
@@ -27,7 +28,7 @@ from secmiddleware.messages import Refusal, RequestHead
 from secmiddleware.security import SecurityManager
 from secmiddleware.server_check import ServerCheck
 from secmiddleware.settings.models import Settings
-from secmiddleware.telemetry.observer import Observer
+from secmiddleware.telemetry.observer import NOTHING, Observer
 from secmiddleware.wsgi_input import Upload
 from secmiddleware.wsgi_output import Download, Exchange
 
@@ -66,14 +67,15 @@ class SecMiddleware:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """One request."""
         started_ns = time.time_ns()
-        head = head_of(environ)
+        names = names_of(environ)
+        head = head_of(environ, names)
         verdict = self._verdict(environ, head)
         observation = self._observer.begin(seen_by_the_app(head, verdict), verdict, started_ns)
         exchange = Exchange(self._manager, observation, environ, start_response)
         try:
-            if isinstance(verdict, Refusal):
-                return exchange.refuse(verdict)
-            return self._admitted(head, verdict, environ, exchange)
+            if isinstance(verdict, Admission):
+                return self._admitted(head, verdict, environ, exchange, names)
+            return exchange.refuse(verdict)
         except BaseException as raised:
             exchange.end(raised)
             raise
@@ -96,10 +98,15 @@ class SecMiddleware:
         return self._check.refusal_of(environ) or self._manager.admit(head)
 
     def _admitted(
-        self, came: RequestHead, admission: Admission, environ: WSGIEnvironment, exchange: Exchange
+        self,
+        came: RequestHead,
+        admission: Admission,
+        environ: WSGIEnvironment,
+        exchange: Exchange,
+        names: Names,
     ) -> Iterable[bytes]:
         observation = exchange.observation
-        show(environ, admission.identity, admission.claims, admission.unaccepted)
+        show(environ, admission.identity, admission.claims, admission.unaccepted, names)
         head = observation.head
         if not admission.request.passive:
             upload = Upload(admission.request, environ, observation)
@@ -108,14 +115,18 @@ class SecMiddleware:
                 return exchange.refuse(rewritten)
             head = rewritten
             environ["wsgi.input"] = upload.input
-        put_head(environ, came, head)
+        if head is not came:
+            put_head(environ, came, head)
         flow = admission.respond(head.method)
         if not flow.passive:
             # What an app writes into its status line may say what it was given.
             return Download(flow, exchange, keeps_line=not admission.exchange.opened).drive(self.app, environ)
         if observation.watches:
             return exchange.watch(self.app)
-        with observation.active():
+        around = observation.active()
+        if around is NOTHING:
+            return self.app(environ, exchange.start_response)
+        with around:
             return self.app(environ, exchange.start_response)
 
 

@@ -43,7 +43,7 @@ LAYERS = (
     },
     {"security"},
     {"parts"},
-    {"engine", "rotation", "telemetry", "settings", "scopes", "environs"},
+    {"engine", "rotation", "telemetry", "settings", "scopes", "environs", "environ_names"},
     {"identity", "fields"},
     {"certificates", "encryption"},
     {
@@ -73,6 +73,7 @@ NEIGHBOURS = {
     ("wsgi", "server_check"),  # and asks about its server
     ("servers", "asgi"),  # what a server hook wraps is the shell
     ("servers", "wsgi"),
+    ("environs", "environ_names"),  # the names of an environ are known before its values are looked at
     ("telemetry", "engine"),  # an observer is told the engine's verdict
 }
 

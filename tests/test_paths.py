@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from secmiddleware import paths
 from secmiddleware.messages import Refusal, RequestHead
 from secmiddleware.paths import PathPattern, judge_path
 
@@ -212,6 +213,21 @@ def test_what_is_accepted_is_what_the_app_routes_by_and_holds_no_trick(tail, mou
             continue
         assert judged == (asked.path.removeprefix(mount) or "/")
         assert is_plain(judged)
+
+
+@given(st.lists(st.sampled_from([b"/", b"/", b".", b";", b"a", b"~", b"%2e", b"%", b"\\", b"#"]), max_size=8))
+@settings(max_examples=500, deadline=None)
+@example([b"/", b"a", b"/", b".", b".", b";"])
+@example([b"/", b".", b"a"])
+def test_the_short_way_through_a_common_target_comes_to_what_the_long_one_does(pieces):
+    raw = b"/" + b"".join(pieces)
+    if paths._PLAIN.fullmatch(raw):
+        assert paths._decoded(raw) == raw.decode()
+
+
+@pytest.mark.parametrize("raw", [b"/", b"/healthz", b"/v1/items/7/", b"/a.b/c-d_e~f;x=1,2/@me"])
+def test_a_common_target_goes_the_short_way(raw):
+    assert paths._PLAIN.fullmatch(raw)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=12))

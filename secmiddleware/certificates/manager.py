@@ -39,8 +39,12 @@ class CertificateManager:
         *,
         doors: tuple[Path, ...] | None = None,
     ) -> None:
-        self._watch = TrustWatch(trust) if isinstance(trust, TrustFiles) else None
-        self._trust = trust if isinstance(trust, Trust) else None
+        self._watch: TrustWatch | None = None
+        if isinstance(trust, TrustFiles):
+            self._watch = TrustWatch(trust)
+            trust = self._watch.trust
+        self.trust = trust
+        """What is believed just now; immutable, and another one where a file has changed."""
         self._certificate = certificate
         self._key = key
         self._handshake = handshake
@@ -49,15 +53,6 @@ class CertificateManager:
     def judge(self, presented: Presented, now: datetime) -> Judged | Rejected:
         """The verdict on a presented chain at `now` (aware), with a reason for the log."""
         return self.trust.judge(presented, now)
-
-    @property
-    def trust(self) -> Trust:
-        """What is believed just now; immutable, and another one where a file has changed."""
-        if self._watch is not None:
-            return self._watch.trust
-        if self._trust is None:
-            raise AssertionError("a manager has a trust or the files that it is made of")
-        return self._trust
 
     @property
     def watches(self) -> bool:
@@ -71,6 +66,7 @@ class CertificateManager:
         """
         if self._watch is not None:
             self._watch.look(datetime.now(UTC) if now is None else now)
+            self.trust = self._watch.trust
 
     def server_context(self, alpn: Sequence[str] = HTTP_1) -> ssl.SSLContext:
         """A new context of the server, for what is spoken over it (ALPN, the best first).

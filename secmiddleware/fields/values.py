@@ -115,10 +115,10 @@ class Exchange:
     identity: Identity | None
     revealed: frozenset[str] = frozenset()
     """The fields whose plaintext this caller may have in a response."""
-    opened: Opened = field(default_factory=Opened, repr=False)
-    """The leak guard's memory: field and raw JSON value of all that the app was given of guarded fields."""
     head: RequestHead | None = field(default=None, repr=False)
     """The request's head as it came."""
+    opened: Opened = field(default_factory=Opened, repr=False)
+    """The leak guard's memory: field and raw JSON value of all that the app was given of guarded fields."""
     streaming: bool = False
     """Whether more may be opened while the response is on its way."""
     fresh: Callable[[], tuple[Keyring | None, datetime]] | None = field(default=None, repr=False)

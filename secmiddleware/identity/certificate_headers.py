@@ -46,6 +46,16 @@ CERTIFICATE_HEADERS: Final = (
 )
 """How the names begin; `x-ssl-…client…` is one wherever the word stands. Lower case, with hyphens."""
 
+# What nearly every request has: known to be none, so that a look at the whole name will do.
+_USUAL: Final = frozenset(
+    {
+        *(b"host", b"user-agent", b"accept", b"accept-encoding", b"accept-language", b"connection"),
+        *(b"authorization", b"cookie", b"origin", b"referer", b"content-type", b"content-length"),
+        *(b"cache-control", b"traceparent", b"tracestate", b"x-request-id"),
+        *(b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-real-ip"),
+    }
+)
+
 _TOLD_BY: Final = 4  # bytes that tell most other headers apart, so that those cost one look-up
 
 
@@ -84,7 +94,7 @@ def strip(headers: Headers, also: frozenset[bytes] = frozenset()) -> Headers:
     """
     if not also:
         for name, _ in headers:
-            if name[:_TOLD_BY] in _BY_BEGINNING and is_certificate_header(name):
+            if name not in _USUAL and name[:_TOLD_BY] in _BY_BEGINNING and is_certificate_header(name):
                 break
         else:
             return headers

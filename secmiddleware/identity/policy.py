@@ -86,7 +86,7 @@ class _Finder:
 
     def find(self, path: str) -> Rule | None:
         """The first rule that matches a routed path."""
-        found = self.regex.fullmatch(path)
+        found = self.regex.fullmatch(path) if self.rules else None
         return None if found is None or found.lastindex is None else self.rules[found.lastindex - 1]
 
 

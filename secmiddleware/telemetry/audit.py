@@ -49,54 +49,42 @@ class AuditObserver:
     def begin(self, head: RequestHead, verdict: Admission | Refusal, started_ns: int) -> AuditObservation:
         """The observation of one exchange."""
         within = None if self._within is None else self._within.begin(head, verdict, started_ns)
-        return AuditObservation(head, verdict, None if type(within) is Unobserved else within)
+        if within is None or type(within) is Unobserved:
+            return AuditObservation(head, verdict)
+        return _AroundAnother(head, verdict, within)
 
 
 class AuditObservation:
-    """One exchange on its way to the audit log, and to whoever stands within."""
+    """One exchange on its way to the audit log."""
 
-    __slots__ = ("_head", "_trace_id", "_verdict", "_within")
+    __slots__ = ("_trace_id", "_verdict", "head")
 
-    def __init__(
-        self, head: RequestHead, verdict: Admission | Refusal, within: Observation | None = None
-    ) -> None:
-        self._head = head
+    watches = False
+    """A log of refusals does not want the status of what passes."""
+
+    def __init__(self, head: RequestHead, verdict: Admission | Refusal) -> None:
+        self.head = head
         self._verdict = verdict
-        self._within = within
         self._trace_id: str | None = None
 
     @property
-    def head(self) -> RequestHead:
-        """The head as those within want it."""
-        return self._head if self._within is None else self._within.head
-
-    @property
-    def watches(self) -> bool:
-        """Whether anybody within wants the status: a log of refusals does not."""
-        return self._within is not None and self._within.watches
-
-    @property
     def trace_id(self) -> str:
-        """The trace's id; where there is none a random one, made when it is first asked for."""
+        """A random id, made when it is first asked for."""
         if self._trace_id is None:
-            self._trace_id = (self._within and self._within.trace_id) or os.urandom(16).hex()
+            self._trace_id = os.urandom(16).hex()
         return self._trace_id
 
     def active(self) -> AbstractContextManager[None]:
-        """What those within want to be in force while the app is called."""
-        return NOTHING if self._within is None else self._within.active()
+        """Nothing."""
+        return NOTHING
 
     def stage(self, name: Stage, start_ns: int, end_ns: int, report: Report) -> None:
-        """For those within: what was done to whom is not for this log."""
-        if self._within is not None:
-            self._within.stage(name, start_ns, end_ns, report)
+        """Nothing: what was done to whom is not for this log."""
 
     def end(self, record: ExchangeRecord) -> None:
         """Write the line, if the exchange was refused."""
         if record.refusal is not None:
             audit_log.warning("%s", json.dumps(self._line(record.refusal)))
-        if self._within is not None:
-            self._within.end(record)
 
     def _line(self, refusal: Refusal) -> dict[str, object]:
         identity, reason = self._verdict.identity, refusal.reason
@@ -108,9 +96,41 @@ class AuditObservation:
             "rule": None if reason is None else reason.rule,
             "certificate": None if reason is None else reason.certificate,
             "detail": None if reason is None else shown(reason.detail),
-            "protocol": self._head.protocol,
-            "peer": self._head.peer.host,
+            "protocol": self.head.protocol,
+            "peer": self.head.peer.host,
             "client": None if identity is None else str(identity),
             "client_sha256": certificate_of(self._verdict),
             "trace_id": self.trace_id,
         }
+
+
+class _AroundAnother(AuditObservation):
+    """One exchange on its way to the audit log, and to whoever stands within."""
+
+    __slots__ = ("_within", "watches")
+
+    def __init__(self, head: RequestHead, verdict: Admission | Refusal, within: Observation) -> None:
+        super().__init__(head, verdict)
+        self._within = within
+        self.head = within.head
+        self.watches = within.watches
+
+    @property
+    def trace_id(self) -> str:
+        """The trace's id; a random one where there is none."""
+        if self._trace_id is None:
+            self._trace_id = self._within.trace_id
+        return super().trace_id
+
+    def active(self) -> AbstractContextManager[None]:
+        """What those within want to be in force while the app is called."""
+        return self._within.active()
+
+    def stage(self, name: Stage, start_ns: int, end_ns: int, report: Report) -> None:
+        """For those within."""
+        self._within.stage(name, start_ns, end_ns, report)
+
+    def end(self, record: ExchangeRecord) -> None:
+        """Write the line, if there is one to write, and tell those within."""
+        super().end(record)
+        self._within.end(record)

@@ -46,7 +46,7 @@ class Observation(Protocol):
         """Whether status and route of a response that passes untouched are wanted: else nobody looks."""
 
     def active(self) -> AbstractContextManager[None]:
-        """A context manager to put round the call of the app."""
+        """A context manager to put round the call of the app; `NOTHING` need not be put there."""
 
     def stage(self, name: Stage, start_ns: int, end_ns: int, report: Report) -> None:
         """A flow of this exchange has worked from `start_ns` to `end_ns` (of `time.time_ns`)."""

@@ -8,7 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secmiddleware.identity.certificate_headers import CERTIFICATE_HEADERS, is_certificate_header, strip
+from secmiddleware.identity.certificate_headers import (
+    _USUAL,
+    CERTIFICATE_HEADERS,
+    is_certificate_header,
+    strip,
+)
 from secmiddleware.identity.presets import PRESETS
 
 FAMILIES_WORDS = """
@@ -125,3 +130,18 @@ def test_a_name_that_only_these_settings_give_a_proxy_goes_where_nothing_else_do
     headers = ((b"host", b"x"), (name, b"y"))
     assert strip(headers, frozenset({b"x-our-own"})) == headers[:1]
     assert strip(headers) is headers
+
+
+@given(
+    st.lists(
+        st.sampled_from([*FAMILIES, *ORDINARY]).flatmap(lambda name: st.sampled_from([*spellings(name)]))
+    )
+)
+def test_what_goes_is_what_speaks_of_a_certificate_whatever_stands_beside_it(names: list[bytes]) -> None:
+    headers = tuple((name, b"x") for name in names)
+    assert strip(headers) == tuple(pair for pair in headers if not is_certificate_header(pair[0]))
+
+
+def test_no_usual_header_speaks_of_a_certificate() -> None:
+    assert _USUAL
+    assert not any(map(is_certificate_header, _USUAL))

@@ -6,6 +6,8 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,10 @@ from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
 from secmiddleware.asgi import SecMiddleware
+from secmiddleware.engine import Admission
 from secmiddleware.messages import Refusal, RequestHead
 from secmiddleware.security import SecurityManager
+from secmiddleware.telemetry.audit import AuditObservation, AuditObserver
 from secmiddleware.telemetry.opentelemetry import OpenTelemetryObserver
 from telemetry.conftest import Shop
 from telemetry.seeing import Sdk
@@ -264,7 +268,7 @@ def test_an_sdk_that_the_process_sets_up_late_is_found_within_a_second(tmp_path:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["None", "GET", "1"]
+    assert done.stdout.split() == ["nobody", "somebody", "GET", "1"]
 
 
 def test_the_sdk_is_asked_for_once_a_second_and_when_the_clock_was_set_back(
@@ -296,6 +300,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from secmiddleware.messages import RequestHead
 from secmiddleware.security import SecurityManager
+from secmiddleware.telemetry.audit import AuditObservation
 from secmiddleware.telemetry.observer import ExchangeRecord
 
 manager = SecurityManager.from_config({"service": {"name": "x"}, "mtls": {"client": "off"}}, {})
@@ -306,12 +311,15 @@ def exchange(started_ns):
     observation.end(ExchangeRecord(200))
     return observation
 
-print(exchange(1)._within)
+def within(observation):
+    return "nobody" if type(observation) is AuditObservation else "somebody"
+
+print(within(exchange(1)))
 spans, reader = InMemorySpanExporter(), InMemoryMetricReader()
 trace.set_tracer_provider(TracerProvider())
 trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(spans))
 metrics.set_meter_provider(MeterProvider([reader]))
-exchange(10**9)
+print(within(exchange(10**9)))
 print(spans.get_finished_spans()[0].name)
 told = reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics
 print([m.data.data_points[0].count for m in told if m.name == "http.server.request.duration"][0])
@@ -349,3 +357,33 @@ def test_the_settings_switch_all_of_it_off(shop: Shop) -> None:
     told = json.loads(answer.body)["trace_id"]
     assert len(told) == 32
     assert told != trace.format_trace_id(here.trace_id)
+
+
+class _Quiet(AuditObserver):
+    """Wants a context round the app, and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.around: list[str] = []
+
+    def begin(self, head: RequestHead, verdict: Admission | Refusal, started_ns: int) -> AuditObservation:
+        around = self.around
+
+        class Observation(AuditObservation):
+            @contextmanager
+            def active(self) -> Iterator[None]:
+                around.append("in")
+                yield
+                around.append("out")
+
+        return Observation(head, verdict)
+
+
+def test_what_an_observer_wants_in_force_is_round_the_app_though_nothing_is_watched(
+    shop: Shop, shell: Shell
+) -> None:
+    observer, seen = _Quiet(), []
+    request = Request(presented=shop.caller, look=lambda _: seen.append(list(observer.around)))
+    assert shell(shop.manager, observer, request).status == 200
+    assert seen == [["in"]]
+    assert observer.around == ["in", "out"]
