@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from secmiddleware.asgi_bodies import Answer, Download, Upload
+from secmiddleware.asgi_bodies import Answer, Download, Upload, no_body
 from secmiddleware.asgi_lifespan import Lifespan, nothing
 from secmiddleware.asgi_websocket import Socket
 from secmiddleware.engine import Admission, seen_by_the_app
@@ -40,7 +40,8 @@ _MOST_TOLD: Final = 20
 
 _OVER_TLS: Final = ("https", "wss")
 
-_STAGES: Final[tuple[Stage, Stage]] = ("request", "response")
+# Whose work each report of a websocket's is.
+_STAGES: Final[tuple[Stage, Stage, Stage]] = ("request", "response", "response")
 
 
 class SecMiddleware:
@@ -149,27 +150,31 @@ class SecMiddleware:
         observation = answer.observation
         show(scope, admission.identity, admission.claims, admission.unaccepted)
         head, hear = observation.head, answer.receive
+        is_socket = head.protocol == "websocket"
         upload: Upload | None = None
         if not admission.request.passive:
-            upload = Upload(admission.streamed(), answer.receive, observation, self._offload)
+            comes = no_body if is_socket else answer.receive
+            upload = Upload(admission.streamed(), comes, observation, self._offload)
             rewritten = await upload.begin(head)
             if isinstance(rewritten, Refusal):
                 await answer.refuse(rewritten)
                 return
-            head, receive, hear = rewritten, upload.receive, upload.receive
+            head = rewritten
+            if not is_socket:
+                receive = hear = upload.receive
         scope["headers"] = list(head.headers)
         scope["query_string"] = head.query
         flow = admission.respond(head.method)
         send = answer.watched if observation.watches else answer.send
         around = observation.active()
-        if around is NOTHING and flow.passive and head.protocol == "http":
+        if around is NOTHING and flow.passive and not is_socket:
             await self.app(scope, receive, send)
             return
         with around:
             if not flow.passive:
                 download = Download(flow, answer, observation, self._offload, upload)
                 await download.drive(self.app, scope, hear)
-            elif head.protocol == "websocket":
+            elif is_socket:
                 await self._connected(admission, scope, receive, send, answer, came)
             else:
                 await self.app(scope, receive, send)

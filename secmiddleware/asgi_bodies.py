@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-from secmiddleware.asgi_websocket import deny
+from secmiddleware.asgi_websocket import SWITCHING_PROTOCOLS, deny
 from secmiddleware.errors import BrokenOffError, SecMiddlewareError
 from secmiddleware.fields.flows import Flow
 from secmiddleware.messages import (
@@ -21,7 +21,7 @@ from secmiddleware.messages import (
     ResponseHead,
     Trailers,
 )
-from secmiddleware.scopes import App, Message, Receive, Scope, Send
+from secmiddleware.scopes import App, Message, Receive, Scope, Send, headers_of
 from secmiddleware.telemetry.observer import Observation, Stage
 
 # Extensions may carry a response past `send`: of a held one, the app is offered none but these.
@@ -31,8 +31,6 @@ _HARMLESS_EXTENSIONS: Final = ("tls", _TRAILERS)
 # What stands for none where some were promised: servers break the connection over an empty list. This one is
 # meant for trailers, and says nothing (W3C Server Timing §3).
 _NO_TRAILERS: Final[Headers] = ((b"server-timing", b""),)
-
-_SWITCHING_PROTOCOLS: Final = 101  # RFC 9110 §15.2.2: what a websocket begins with
 
 
 def _on_asyncio() -> bool:
@@ -57,8 +55,9 @@ async def _finish(
     return events
 
 
-def _lower(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    return tuple((bytes(name).lower(), bytes(value)) for name, value in headers)
+async def no_body() -> Message:
+    """What comes with a websocket's handshake behind its head."""
+    return {"type": "http.request"}
 
 
 class Upload:
@@ -141,7 +140,7 @@ class Answer:
             case "http.response.start" | "websocket.http.response.start":
                 self.status = message["status"]
             case "websocket.accept":
-                self.status = _SWITCHING_PROTOCOLS
+                self.status = SWITCHING_PROTOCOLS
         await self.send(message)
 
     async def head(self, head: ResponseHead, *, trailers: bool = False) -> None:
@@ -171,7 +170,7 @@ class Answer:
         await self.body(b"" if bodiless else problem, more=False)
 
     async def deny(self, refusal: Refusal) -> None:
-        """Send the problem in place of a websocket; close it with 1008 where it cannot have one."""
+        """Send the problem in place of a websocket; close it where it cannot have one."""
         self.status = await deny(self._scope, self.send, refusal, self.observation.trace_id or "")
 
 
@@ -244,7 +243,7 @@ class Download:
             case "http.response.start", False:
                 self._started = True
                 self._trailing = message.get("trailers", False)
-                head = ResponseHead(message["status"], _lower(message.get("headers", ())))
+                head = ResponseHead(message["status"], headers_of(message))
                 await self._perform(self._flow.start(head))
             case "http.response.body", True if not self._body_ended:
                 await self._perform(self._flow.feed(message.get("body", b"")))
@@ -252,7 +251,7 @@ class Download:
                 if not self._ended and self._body_ended and not self._trailing:
                     await self._end(complete=True)
             case "http.response.trailers", True if self._body_ended:
-                self._flow.trail(_lower(message.get("headers", ())))
+                self._flow.trail(headers_of(message))
                 if not message.get("more_trailers", False):
                     await self._end(complete=True)
             case kind, _:

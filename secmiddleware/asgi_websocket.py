@@ -1,4 +1,4 @@
-"""A websocket at the gate and after it: how it is denied, and how one that lives long is judged again.
+"""A websocket at the gate and after it: how it is denied, rewritten, and judged again if it lives long.
 
 A websocket is judged before it is accepted, and then every `[mtls] recheck` by the same pure verdict: on the
 head that it came with, the snapshot and the time of that moment. Where the verdict has changed the socket is
@@ -12,26 +12,31 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from secmiddleware.engine import Admission
+from secmiddleware.fields.flows import Flow
 from secmiddleware.fields.frames import Frames
-from secmiddleware.messages import Identity, Refusal
-from secmiddleware.scopes import App, Message, Receive, Scope, Send
+from secmiddleware.messages import Body, Event, Head, Identity, Refusal, ResponseHead
+from secmiddleware.scopes import App, Message, Receive, Scope, Send, headers_of
 
 logger = logging.getLogger("secmiddleware.asgi")
 
+SWITCHING_PROTOCOLS: Final = 101
+"""RFC 9110 §15.2.2: what a websocket begins with."""
+
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 §7.4.1
+_INTERNAL_ERROR: Final = 1011
 # Besides it: a type that is not taken, data that is not what it says, too much, and what is wrong with us.
 _CLOSE_CODES: Final = {
     "payload_encoding": 1003,
     "payload_malformed": 1007,
     "payload_too_large": 1009,
-    "seal_failed": 1011,
-    "internal_error": 1011,
+    "seal_failed": _INTERNAL_ERROR,
+    "internal_error": _INTERNAL_ERROR,
 }
 
 # A client that does not answer a close frame, or does not read, is the server's business from then on.
@@ -53,10 +58,12 @@ class SocketEndedError(OSError):
 async def deny(scope: Scope, send: Send, refusal: Refusal, trace_id: str) -> int | None:
     """Send the problem in place of an acceptance; the status that left.
 
-    Where the server offers no denial response it is a close with 1008 and the code as its reason, and None.
+    Where the server offers no denial response it is a close with 1008, or 1011 where the fault is ours, and
+    the code as its reason, and None.
     """
     if "websocket.http.response" not in (scope.get("extensions") or {}):
-        await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": refusal.code})
+        code = _INTERNAL_ERROR if refusal.status == 500 else _POLICY_VIOLATION
+        await send({"type": "websocket.close", "code": code, "reason": refusal.code})
         return None
     head, problem = refusal.problem(trace_id)
     start = {"type": "websocket.http.response.start", "status": head.status, "headers": list(head.headers)}
@@ -80,7 +87,7 @@ class Socket:
     ) -> None:
         """`judge` gives the verdict of now; `deny` refuses a socket that the app has not accepted yet.
 
-        `frames` rewrites its messages.
+        `frames` rewrites its messages, and what the app answers to the handshake.
         """
         self.refusal: Refusal | None = None
         self._receive = receive
@@ -94,6 +101,8 @@ class Socket:
         self._raises = False
         self._connected = False
         self._accepted = False
+        self._denied = False
+        """Whether the app's own denial has begun to leave."""
         self._due = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -131,8 +140,8 @@ class Socket:
                     if message["type"] == "websocket.disconnect":
                         self._rest()
                     rewritten = await self._rewritten(message)
-                    if rewritten is not None:
-                        return rewritten
+                    if rewritten:
+                        return rewritten[0]
         reason = "" if self.refusal is None else self.refusal.code
         return {"type": "websocket.disconnect", "code": self._code, "reason": reason}
 
@@ -143,47 +152,30 @@ class Socket:
             if self._raises and message["type"] != "websocket.close":
                 raise SocketEndedError(f"the websocket was ended: {self.refusal.code}")
             return
-        match message["type"]:
-            case "websocket.accept":
-                self._accepted = True
-            case "websocket.close" | "websocket.http.response.start":
-                self._rest()
+        if message["type"] in ("websocket.close", "websocket.http.response.start"):
+            self._rest()
         rewritten = await self._rewritten(message)
-        if rewritten is not None:
-            await self._unless_ended(self._send(rewritten))
-        elif self._raises:
+        if rewritten is None and self._raises:
             raise SocketEndedError("the websocket was ended: a message could not be sealed")
+        for leaving in rewritten or ():
+            match leaving["type"]:
+                case "websocket.accept":
+                    self._accepted = True
+                case "websocket.http.response.start":
+                    self._denied = True
+            await self._unless_ended(self._send(leaving))
 
-    async def _rewritten(self, message: Message) -> Message | None:
-        """The message that goes on; None where it must not, and the socket is ended for it."""
-        frames = self._frames
-        if frames is None:
-            return message
-        content = _content(message)
-        outcome: str | bytes | Refusal
-        match message["type"]:
-            case "websocket.send" if message.get("text") is not None and message.get("bytes") is not None:
-                # Servers send the bytes; the specification allows one of them, and nobody looks at two.
-                outcome = Refusal("seal_failed")
-            case "websocket.receive":
-                outcome = frames.receive(content)
-            case "websocket.send":
-                outcome = frames.send(content)
-            case "websocket.close" if frames.leaks(str(message.get("reason") or "")):
-                return {**message, "reason": ""}
-            case "websocket.http.response.start" if frames.seals:
-                # The app's own denial: its body would have to be looked into, and nobody does.
-                return {**message, "headers": [(b"content-length", b"0")]}
-            case "websocket.http.response.body" if frames.seals:
-                return {**message, "body": b""}
-            case _:
-                return message
-        if isinstance(outcome, Refusal):
-            self._end(outcome, _CLOSE_CODES.get(outcome.code, _POLICY_VIOLATION))
-            if self._loop is None:
-                await self._say_farewell(outcome)
-            return None
-        return message if outcome is content else {**message, "text": outcome}
+    async def _rewritten(self, message: Message) -> Sequence[Message] | None:
+        """What goes on now of the message; None where it must not, and the socket is ended for it."""
+        if self._frames is None:
+            return (message,)
+        outcome = _rewritten(self._frames, message)
+        if not isinstance(outcome, Refusal):
+            return outcome
+        self._end(outcome, _CLOSE_CODES.get(outcome.code, _POLICY_VIOLATION))
+        if self._loop is None:
+            await self._say_farewell(outcome)
+        return None
 
     async def _unless_ended(self, waiting: Awaitable[_Result]) -> _Result:
         """What it gives; SocketEndedError as soon as the socket is ended.
@@ -274,9 +266,61 @@ class Socket:
                 close = {"type": "websocket.close", "code": self._code, "reason": refusal.code}
                 await self._send(close)
                 return
+            if self._denied:
+                return  # that it stays unfinished tells the client
             if not self._connected:
                 await self._receive()
             await self._deny(refusal)
+
+
+def _rewritten(frames: Frames, message: Message) -> Sequence[Message] | Refusal:
+    """What goes on of a message that comes or leaves, or why the socket must end."""
+    content = _content(message)
+    outcome: str | bytes | Refusal
+    match message["type"]:
+        case "websocket.send" if message.get("text") is not None and message.get("bytes") is not None:
+            # Servers send the bytes; the specification allows one of them, and nobody looks at two.
+            outcome = Refusal("seal_failed")
+        case "websocket.receive":
+            outcome = frames.receive(content)
+        case "websocket.send":
+            outcome = frames.send(content)
+        case "websocket.accept" if frames.leaks(str(message.get("subprotocol") or "")):
+            outcome = Refusal("seal_failed")
+        case "websocket.accept" | "websocket.http.response.start" | "websocket.http.response.body":
+            return _answered(frames.answer, message)
+        case "websocket.close" if frames.leaks(str(message.get("reason") or "")):
+            return ({**message, "reason": ""},)
+        case _:
+            return (message,)
+    if isinstance(outcome, Refusal):
+        return outcome
+    return (message if outcome is content else {**message, "text": outcome},)
+
+
+def _answered(flow: Flow, message: Message) -> Sequence[Message] | Refusal:
+    """What goes on now of the app's answer to the handshake: an acceptance has no body, a denial has one."""
+    kind = message["type"]
+    events: list[Event] = []
+    if kind == "websocket.http.response.body":
+        events += flow.feed(message.get("body", b""))
+    else:
+        events += flow.start(ResponseHead(message.get("status", SWITCHING_PROTOCOLS), headers_of(message)))
+    if kind == "websocket.accept" or (kind.endswith("body") and not message.get("more_body", False)):
+        events += flow.finish(complete=True)
+    leaves: list[Message] = []
+    for event in events:
+        match event:
+            case Refusal():
+                return event
+            case Head(ResponseHead(_, headers)) if kind == "websocket.accept":
+                leaves.append({**message, "headers": list(headers)})
+            case Head(ResponseHead(status, headers)):
+                start = {"type": "websocket.http.response.start", "status": status, "headers": list(headers)}
+                leaves.append(start)
+            case Body(data, more) if kind != "websocket.accept":
+                leaves.append({"type": "websocket.http.response.body", "body": data, "more_body": more})
+    return leaves
 
 
 def _content(message: Message) -> str | bytes:

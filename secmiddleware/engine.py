@@ -115,12 +115,17 @@ class Admission:
     """What was presented in vain, where the settings let its bearer in as nobody."""
 
     def streamed(self) -> Flow:
-        """`request` for an app that takes a body of unknown length, record by record; one or the other."""
+        """`request` for an app that takes a body of unknown length, record by record; one or the other.
+
+        A websocket's handshake is a whole request without a body.
+        """
+        if self.head.protocol == "websocket":
+            return self.request
         flow = self.plan.request_flow(self.exchange, streams=True)
         return Bodiless(flow) if isinstance(self.request, Bodiless) else flow
 
     def frames(self) -> Frames | None:
-        """What happens to the messages of a websocket; None where they pass as they are."""
+        """What happens to a websocket once its handshake has been let go; None where all of it passes."""
         return self.plan.frames(self.exchange) if self.plan.marks_anything else None
 
     def respond(self, method: str) -> Flow:
@@ -152,8 +157,10 @@ def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | R
     if isinstance(path, Refusal):
         return replace(path, presented=head.presented if snapshot.proxy is None else None)
     is_socket = head.protocol == "websocket"
-    # A websocket's handshake is a GET (RFC 6455 §4.1), also where HTTP/2 brings it by CONNECT (RFC 8441 §5).
-    rule = snapshot.policy.rule_for(path, "GET" if is_socket else head.method)
+    if is_socket and head.method != "GET":
+        # Its handshake is a GET (RFC 6455 §4.1), also where HTTP/2 brings it by CONNECT (RFC 8441 §5).
+        head = replace(head, method="GET")
+    rule = snapshot.policy.rule_for(path, head.method)
     if isinstance(rule, Refusal):
         return replace(rule, presented=head.presented if snapshot.proxy is None else None)
     caller = _NOBODY if rule.client == "off" else _caller(head, rule, path, snapshot, now)
@@ -166,7 +173,7 @@ def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | R
         return Refusal("payload_encoding", "fields", identity)
     revealed = _revealed(snapshot, identity) if snapshot.reveal else _NOTHING
     exchange = Exchange(snapshot.keyring, now, identity, revealed, head)
-    request = plan.request_flow(exchange) if plan.marks_anything and not is_socket else PASSIVE
+    request = plan.request_flow(exchange) if plan.marks_anything else PASSIVE
     its_own = _NOTHING if snapshot.proxy is None else snapshot.proxy.headers
     headers = certificate_headers.strip(head.headers, its_own)
     return Admission(

@@ -20,6 +20,7 @@ from secmiddleware.messages import (
     PRESENTED_KEY,
     TOKEN_CLAIMS_KEY,
     UNACCEPTED_KEY,
+    Headers,
     Identity,
     Peer,
     Presented,
@@ -56,6 +57,11 @@ def head_of(scope: Scope) -> RequestHead:
         _peer_of(scope, client),
         presented_in(scope),
     )
+
+
+def headers_of(message: Message) -> Headers:
+    """What an app's message has of headers; their names in lower case."""
+    return tuple((bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ()))
 
 
 def _peer_of(scope: Scope, client: Any) -> Peer:

@@ -73,7 +73,8 @@ class HeadFlow:
     def _rewritten(self, head: RequestHead | ResponseHead) -> RequestHead | ResponseHead | Refusal:
         if isinstance(head, ResponseHead):
             response = self._marked.rewrite_response(head, self._work.on_response)
-            if self._private and not isinstance(response, Refusal):
+            # Nothing but a final response can be kept (RFC 9111 §3): not that which begins a websocket.
+            if self._private and head.status >= 200 and not isinstance(response, Refusal):
                 return replace(response, headers=for_one_caller(response.headers))
             return response
         request = self._marked.rewrite_request(head, self._work.on_request)

@@ -26,6 +26,8 @@ _NEVER_MARKED: Final = frozenset(
         *("content-type", "cookie", "date", "etag", "expect", "host", "http2-settings", "if-match"),
         *("if-none-match", "if-range", "keep-alive", "location", "proxy-connection", "range", "set-cookie"),
         *("te", "trailer", "transfer-encoding", "upgrade", "vary"),
+        *("sec-websocket-accept", "sec-websocket-extensions", "sec-websocket-key"),
+        *("sec-websocket-protocol", "sec-websocket-version"),
     }
 )
 _INSTEAD: Final = {

@@ -174,7 +174,7 @@ class ResponseFlow(Holding):
         headers = self._with_tag(head, head.headers)
         if self._marked is not None:
             headers = without_parts(headers)
-            if self._private:
+            if self._private and head.status >= 200:  # RFC 9111 §3: no other is ever kept
                 headers = for_one_caller(headers)
         if self._bodiless:
             return _go(head, self._without_body(headers, head.status), b"")

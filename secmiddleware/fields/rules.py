@@ -12,6 +12,7 @@ from secmiddleware.fields.frames import Frames
 from secmiddleware.fields.head_flow import HeadFlow
 from secmiddleware.fields.head_values import MarkedHead
 from secmiddleware.fields.limits import Limits
+from secmiddleware.fields.marks import Mark
 from secmiddleware.fields.requests import RequestFlow
 from secmiddleware.fields.responses import ResponseFlow
 from secmiddleware.fields.streams import RequestByKind, ResponseByKind
@@ -34,7 +35,7 @@ class Plan:
     private: bool
     """Whether a response depends on its caller: it has plaintext for some, or tokens bound to one."""
     sockets: bool
-    """Whether a websocket may be let in: its messages are rewritten by all places, and its head by none."""
+    """Whether a websocket may be let in: whatever is marked in bodies is so in its messages, too."""
     varies: bool
     """Whether what is the same to the app is other bytes each time it leaves: sealed, or sealed anew."""
 
@@ -53,6 +54,7 @@ class Plan:
         """
         inward = [place for place in places if place.request != "pass"]
         outward = [place for place in places if place.response != "pass"]
+        in_bodies = [place for place in places if any(isinstance(mark, Mark) for mark in place.marks)]
         return cls(
             Marked.of(inward, limits, requires=True),
             Marked.of(outward, limits),
@@ -61,13 +63,14 @@ class Plan:
             limits,
             marks_anything=any(place.marks for place in (*inward, *outward)),
             private=any(place.response == "decrypt" or place.field.is_for_one_caller for place in outward),
-            sockets=all(place.websocket for place in places) and MarkedHead.of(places) is None,
+            sockets=all(place.websocket for place in in_bodies),
             varies=any(place.response == "encrypt" or place.field.rewrap for place in outward),
         )
 
     def frames(self, exchange: Exchange) -> Frames:
-        """What happens to the messages of a websocket."""
-        return Frames(exchange, self._request, self._response, self._limits)
+        """What happens to a websocket once its handshake has been let go."""
+        answer = self.response_flow(exchange, "GET")
+        return Frames(exchange, self._request, self._response, self._limits, answer)
 
     def entity_tags(self, exchange: Exchange) -> EntityTags:
         """The entity tags of an exchange, as its caller sees them and as the app does."""

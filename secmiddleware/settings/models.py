@@ -407,7 +407,8 @@ class PlaceSettings(Section):
     )
     websocket: bool = Field(
         default=False,
-        description="Whether the text messages of a websocket are rewritten too; else there is none here.",
+        description="Whether the text messages of a websocket are rewritten too; else marks in bodies keep "
+        "websockets out.",
     )
 
 

@@ -12,8 +12,6 @@ from datetime import timedelta
 from importlib.util import find_spec
 from typing import Final
 
-from secmiddleware.fields.head_marks import read_mark
-from secmiddleware.fields.marks import Mark
 from secmiddleware.paths import PathPattern
 from secmiddleware.settings.disk import review_disk
 from secmiddleware.settings.mistakes import Mistake, Note, write_path
@@ -262,11 +260,6 @@ def _place(settings: Settings, one: FieldSettings, here: KeyPath, place: PlaceSe
         message = "does nothing: request and response are both pass"
         hint = 'give request or response: "decrypt" or "encrypt"'
         yield Mistake(here, message, hint), (here, (*here, "request"), (*here, "response"))
-    for index, mark in enumerate(place.marks):
-        if place.websocket and not isinstance(read_mark(mark), Mark):
-            message = "is of a head, which is not rewritten where a websocket begins"
-            hint = "give it a place of its own, on routes without a websocket"
-            yield Mistake((*here, "marks", index), message, hint), ((*here, "websocket"),)
     sealed_to_caller = one.jwe is not None and one.jwe.recipient == "caller"
     if one.bind != "none":
         key, whose = "bind", f"is bound to the {one.bind}"

@@ -197,8 +197,8 @@ class _Seen:
         if isinstance(self._begun.verdict, Refusal):
             return {}
         code = None
-        if refusal is not None and self._begun.head.protocol == "websocket":
-            # Its messages pass untouched: it was open, and is not let in any more.
+        if refusal is not None and self._begun.head.protocol == "websocket" and self._app_called:
+            # It was open, and is not let in any more.
             now_ns = time.time_ns()
             self._add_child("authenticate", now_ns, now_ns, {}, refusal.code)
         elif refusal is not None and record.error is None:

@@ -13,7 +13,7 @@ from servers.serving import answer_lifespan, serving
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from asgi.calling import http_scope
+from asgi.calling import Call, call, http_scope
 from secmiddleware.asgi import SecMiddleware
 from secmiddleware.security import SecurityManager
 
@@ -39,8 +39,7 @@ def manager(
         place("/mixed", request="decrypt"),
     ]
     closed = {"routes": ["/mixed"], "marks": ["$.other"], "request": "decrypt"}
-    head = {"routes": ["/both-heads"], "marks": ["query:token"], "request": "decrypt"}
-    fields = {"ssn": {"places": places}, "more": {"places": [closed, head]}}
+    fields = {"ssn": {"places": places}, "more": {"places": [closed]}}
     service = {"max_body": LIMIT}
     mtls = {"client": "off", "recheck": request.param}
     return started(pki.settings(service=service, mtls=mtls, keys=keys, fields=fields))
@@ -176,11 +175,9 @@ def test_where_one_way_is_marked_the_other_is_not_read(manager: SecurityManager)
 
 
 def test_a_place_that_does_not_say_so_keeps_websockets_out(manager: SecurityManager) -> None:
-    talk = Talk.__new__(Talk)
-    for path in ("/mixed", "/both-heads"):
-        talk.__init__(manager, path, "{}")  # type: ignore[misc]
-        assert talk.closed == (1008, "payload_encoding")
-        assert talk.heard == []
+    talk = Talk(manager, "/mixed", "{}")
+    assert talk.closed == (1008, "payload_encoding")
+    assert talk.heard == []
 
 
 def test_an_opened_value_does_not_leave_in_the_reason_of_a_close(manager: SecurityManager) -> None:
@@ -207,25 +204,51 @@ def test_an_opened_value_does_not_leave_in_the_reason_of_a_close(manager: Securi
     assert sent[-1] == {"type": "websocket.close", "code": 4000, "reason": ""}
 
 
-def test_the_denial_of_an_app_has_no_body_that_nobody_has_looked_into(manager: SecurityManager) -> None:
-    sent = []
+def denied(manager: SecurityManager, path: str, kind: bytes, *pieces: bytes) -> Call:
+    """What becomes of an app's own denial, with a body in these pieces."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"9")]
+        headers = [(b"Content-Type", kind), (b"x-kept", b"1")]
         await send({"type": "websocket.http.response.start", "status": 403, "headers": headers})
-        await send({"type": "websocket.http.response.body", "body": b'{"ssn":1}'})
+        for piece in pieces:
+            message = {"type": "websocket.http.response.body", "body": piece, "more_body": True}
+            await send(message)
+        await send({"type": "websocket.http.response.body"})
 
-    async def receive() -> Any:
-        return {"type": "websocket.connect"}
+    scope = http_scope(path, type="websocket", extensions={"websocket.http.response": {}})
+    return call(SecMiddleware(app, config=manager), scope, {"type": "websocket.connect"})
 
-    async def send(message: Any) -> None:
-        sent.append(message)
 
-    scope = http_scope("/out", type="websocket", extensions={"websocket.http.response": {}})
-    asyncio.run(SecMiddleware(app, config=manager)(scope, receive, send))
-    assert (sent[0]["status"], sent[0]["headers"]) == (403, [(b"content-length", b"0")])
-    assert sent[1]["body"] == b""
+def test_the_denial_of_an_app_is_a_response_like_any_other(manager: SecurityManager) -> None:
+    done = denied(manager, "/out", b"application/json", b'{ "ssn" : "123-', b'45-6789"}')
+    assert (done.status, done.body[:15]) == (403, b'{ "ssn" : "sm1.')
+    head, *body = done.sent
+    length = b"%d" % len(done.body)
+    assert head["headers"] == [
+        (b"content-type", b"application/json"), (b"x-kept", b"1"), (b"content-length", length)
+    ]  # fmt: skip
+    assert [message["more_body"] for message in body][-1] is False
+
+
+@pytest.mark.parametrize(
+    ("kind", "piece"),
+    [(b"text/html", b"<p>123-45-6789"), (b"application/json", b'{"ssn":'), (b"application/json", b"x" * 5000)],
+)
+def test_of_a_denial_that_cannot_be_sealed_nothing_leaves(
+    manager: SecurityManager, kind: bytes, piece: bytes
+) -> None:
+    done = denied(manager, "/out", kind, piece)
+    assert (done.status, json.loads(done.body)["code"]) == (500, "seal_failed")
+    assert b"123-45-6789" not in done.body
+
+
+def test_a_denial_that_is_a_stream_breaks_off_where_it_cannot_be_sealed(manager: SecurityManager) -> None:
+    done = denied(manager, "/out", b"application/x-ndjson", b'{"ssn":"123-45-6789"}\n', b"oops\n", b"{}\n")
+    assert done.status == 403
+    assert done.body.startswith(b'{"ssn":"sm1.')
+    assert b"oops" not in done.body
+    assert all(message["more_body"] for message in done.sent[1:])
 
 
 @pytest.mark.parametrize("ws", ["websockets-sansio", "wsproto"])

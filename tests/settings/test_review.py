@@ -340,10 +340,6 @@ CONTRADICTIONS = {
         SERVICE + 'plain_events = ["a\\rb"]\n' + MTLS,
         "service.plain_events[0]", "plain_events", "is no data that an event could have",
     ),
-    "a mark of a head on a websocket": (
-        SERVICE + MTLS + KEYS + PLACE.format("ssn", "/a", "header:X-SSN") + "websocket = true\n",
-        "fields.ssn.places[0].marks[0]", "marks", "is of a head",
-    ),
     "a thread for next to nothing": (
         SERVICE + 'offload = "1KiB"\n' + MTLS,
         "service.offload", "offload", "takes longer than the work",
