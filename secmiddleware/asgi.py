@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from secmiddleware.asgi_bodies import Answer, Download, Upload, no_body
+from secmiddleware.asgi_bodies import Answer, Download, Upload
 from secmiddleware.asgi_lifespan import Lifespan, nothing
 from secmiddleware.asgi_websocket import Socket
 from secmiddleware.engine import Admission, seen_by_the_app
@@ -153,8 +153,7 @@ class SecMiddleware:
         is_socket = head.protocol == "websocket"
         upload: Upload | None = None
         if not admission.request.passive:
-            comes = no_body if is_socket else answer.receive
-            upload = Upload(admission.streamed(), comes, observation, self._offload)
+            upload = Upload(admission.streamed(), answer.receive, observation, self._offload)
             rewritten = await upload.begin(head)
             if isinstance(rewritten, Refusal):
                 await answer.refuse(rewritten)

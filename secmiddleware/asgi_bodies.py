@@ -55,11 +55,6 @@ async def _finish(
     return events
 
 
-async def no_body() -> Message:
-    """What comes with a websocket's handshake behind its head."""
-    return {"type": "http.request"}
-
-
 class Upload:
     """Drives the request flow with what the server receives."""
 
@@ -77,6 +72,8 @@ class Upload:
     async def begin(self, head: RequestHead) -> RequestHead | Refusal:
         """The head for the app, as soon as the flow lets it go; or why it does not."""
         self._pending.extend(self._flow.start(head))
+        if head.protocol == "websocket":
+            await self._end(complete=True)  # nothing comes behind the head of its handshake
         match await self._next():
             case Head(RequestHead() as for_the_app):
                 return for_the_app

@@ -233,7 +233,11 @@ def test_the_denial_of_an_app_is_a_response_like_any_other(manager: SecurityMana
 
 @pytest.mark.parametrize(
     ("kind", "piece"),
-    [(b"text/html", b"<p>123-45-6789"), (b"application/json", b'{"ssn":'), (b"application/json", b"x" * 5000)],
+    [
+        (b"text/html", b"<p>123-45-6789"),
+        (b"application/json", b'{"ssn":'),
+        (b"application/json", b"x" * 5000),
+    ],
 )
 def test_of_a_denial_that_cannot_be_sealed_nothing_leaves(
     manager: SecurityManager, kind: bytes, piece: bytes
