@@ -68,6 +68,7 @@ def test_a_mark_says_which_part_and_which_name():
         ("header:X Id", "is not the name of a header"),
         ("cookie:a=b", "is not the name of a cookie"),
         ("header:Content-Length", "it must stay readable"),
+        ("header:Sec-WebSocket-Protocol", "it must stay readable"),
         ("header:Cookie", "as in cookie:sid"),
         ("header:location", "as in query:email"),
         ("query:\ud800", "half a surrogate pair"),

@@ -305,3 +305,27 @@ def test_a_websocket_that_is_refused_has_the_child_of_a_denial(shop: Shop, sdk: 
     )
     assert sdk.tree.outline == ("SERVER GET", "INTERNAL secmiddleware.authenticate")
     assert "http.response.status_code" not in _told(sdk.tree.span)
+
+
+def test_a_handshake_with_marks_has_the_children_of_what_was_done_to_it(shop: Shop, sdk: Sdk) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept", "headers": scope["headers"]})
+
+    place = {"routes": ["/live"], "marks": ["header:X-SSN"], "request": "decrypt", "response": "encrypt"}
+    config = {**shop.config, "fields": {"ssn": {"places": [place]}}}
+    with SecurityManager.from_config(config, {}) as manager:
+        assert manager.encryption is not None
+        shell = SecMiddleware(app, config=manager, observer=sdk.observer())
+        for value in (manager.encryption.seal("ssn", b'"1"').encode(), b"plain"):
+            scope = http_scope("/live", type="websocket", scheme="wss", presented=shop.caller)
+            call(shell, {**scope, "headers": [(b"x-ssn", value)]}, CONNECT)
+    opened, denied = sdk.trees
+    assert opened.outline == (
+        "SERVER GET",
+        "INTERNAL secmiddleware.decrypt",
+        "INTERNAL secmiddleware.encrypt",
+    )
+    assert denied.outline == ("SERVER GET", "INTERNAL secmiddleware.decrypt")
+    failed = [span.name for span in sdk.spans if _told(span).get("error.type") == "field_undecryptable"]
+    assert failed == ["secmiddleware.decrypt"]
