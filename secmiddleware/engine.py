@@ -115,12 +115,7 @@ class Admission:
     """What was presented in vain, where the settings let its bearer in as nobody."""
 
     def streamed(self) -> Flow:
-        """`request` for an app that takes a body of unknown length, record by record; one or the other.
-
-        A websocket's handshake is a whole request without a body.
-        """
-        if self.head.protocol == "websocket":
-            return self.request
+        """`request` for an app that takes a body of unknown length, record by record; one or the other."""
         flow = self.plan.request_flow(self.exchange, streams=True)
         return Bodiless(flow) if isinstance(self.request, Bodiless) else flow
 
