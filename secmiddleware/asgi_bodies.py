@@ -8,10 +8,11 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-from secmiddleware.asgi_websocket import SWITCHING_PROTOCOLS, deny
+from secmiddleware.asgi_websocket import deny
 from secmiddleware.errors import BrokenOffError, SecMiddlewareError
 from secmiddleware.fields.flows import Flow
 from secmiddleware.messages import (
+    SWITCHING_PROTOCOLS,
     Body,
     Event,
     Head,

@@ -20,13 +20,18 @@ from typing import Any, Final, TypeVar
 from secmiddleware.engine import Admission
 from secmiddleware.fields.flows import Flow
 from secmiddleware.fields.frames import Frames
-from secmiddleware.messages import Body, Event, Head, Identity, Refusal, ResponseHead
+from secmiddleware.messages import (
+    SWITCHING_PROTOCOLS,
+    Body,
+    Event,
+    Head,
+    Identity,
+    Refusal,
+    ResponseHead,
+)
 from secmiddleware.scopes import App, Message, Receive, Scope, Send, headers_of
 
 logger = logging.getLogger("secmiddleware.asgi")
-
-SWITCHING_PROTOCOLS: Final = 101
-"""RFC 9110 §15.2.2: what a websocket begins with."""
 
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 §7.4.1
 _INTERNAL_ERROR: Final = 1011

@@ -102,6 +102,10 @@ class RequestHead:
     presented: Presented | None = None
 
 
+SWITCHING_PROTOCOLS: Final = 101
+"""The status that a websocket begins with (RFC 9110 §15.2.2). No cache keeps it (RFC 9111 §3)."""
+
+
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
     """Status and headers of a response."""

@@ -9,7 +9,15 @@ from secmiddleware.fields.flows import Flow
 from secmiddleware.fields.head_values import MarkedHead
 from secmiddleware.fields.heads import for_one_caller, for_readable_answer
 from secmiddleware.fields.values import Exchange, Report, ValueWork
-from secmiddleware.messages import Event, Headers, Refusal, RequestHead, ResponseHead, Trailers
+from secmiddleware.messages import (
+    SWITCHING_PROTOCOLS,
+    Event,
+    Headers,
+    Refusal,
+    RequestHead,
+    ResponseHead,
+    Trailers,
+)
 
 
 class HeadFlow:
@@ -73,8 +81,7 @@ class HeadFlow:
     def _rewritten(self, head: RequestHead | ResponseHead) -> RequestHead | ResponseHead | Refusal:
         if isinstance(head, ResponseHead):
             response = self._marked.rewrite_response(head, self._work.on_response)
-            # Nothing but a final response can be kept (RFC 9111 §3): not that which begins a websocket.
-            if self._private and head.status >= 200 and not isinstance(response, Refusal):
+            if self._private and head.status != SWITCHING_PROTOCOLS and not isinstance(response, Refusal):
                 return replace(response, headers=for_one_caller(response.headers))
             return response
         request = self._marked.rewrite_request(head, self._work.on_request)

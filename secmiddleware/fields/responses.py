@@ -36,6 +36,7 @@ from secmiddleware.fields.limits import Limits
 from secmiddleware.fields.media_types import media_type_of
 from secmiddleware.fields.values import Exchange, Report, ValueWork
 from secmiddleware.messages import (
+    SWITCHING_PROTOCOLS,
     Body,
     Event,
     Head,
@@ -174,7 +175,7 @@ class ResponseFlow(Holding):
         headers = self._with_tag(head, head.headers)
         if self._marked is not None:
             headers = without_parts(headers)
-            if self._private and head.status >= 200:  # RFC 9111 §3: no other is ever kept
+            if self._private and head.status != SWITCHING_PROTOCOLS:
                 headers = for_one_caller(headers)
         if self._bodiless:
             return _go(head, self._without_body(headers, head.status), b"")
