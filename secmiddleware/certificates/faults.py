@@ -22,6 +22,7 @@ from secmiddleware.messages import Reason
 _MOST_SIGNATURES: Final = 12
 _ANY: Final = ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE
 _LONGEST_DETAIL: Final = 200
+_SECOND: Final = timedelta(seconds=1)
 
 # In the order in which they are looked for in the library's sentence.
 _RULES: Final[tuple[tuple[str, str], ...]] = (
@@ -47,11 +48,16 @@ _OF_SOMEBODY: Final = re.compile(r" \(encountered processing .*", re.DOTALL)
 
 
 def end_of(certificate: x509.Certificate) -> datetime:
-    """The first instant at which a certificate is not valid any more: its last second counts."""
+    """The first instant at which a certificate is not valid any more."""
+    return behind(certificate.not_valid_after_utc)
+
+
+def behind(last: datetime) -> datetime:
+    """The first instant after the end of a certificate, whose last second counts."""
     try:
-        return certificate.not_valid_after_utc + timedelta(seconds=1)
+        return last + _SECOND
     except OverflowError:  # 99991231235959Z, "no well-defined expiration date"
-        return certificate.not_valid_after_utc
+        return last
 
 
 def date_fault(certificate: x509.Certificate, now: datetime) -> tuple[str, str] | None:

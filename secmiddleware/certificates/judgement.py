@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import pairwise
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -22,13 +22,12 @@ from cryptography.x509.verification import ClientVerifier, PolicyBuilder, Store,
 
 from secmiddleware.certificates.encoding import UNREADABLE
 from secmiddleware.certificates.faults import Places, date_fault, find_fault
-from secmiddleware.certificates.issuers import Issuer
-from secmiddleware.certificates.leaves import Leaf
+from secmiddleware.certificates.issuers import Issuer, Line, line_of
+from secmiddleware.certificates.leaves import Leaf, Loaded, load
 from secmiddleware.certificates.names import Names
 from secmiddleware.certificates.profiles import Profile, policies_of
 from secmiddleware.certificates.revocation import Revocations
 from secmiddleware.certificates.spiffe import trust_domain_of
-from secmiddleware.certificates.strength import weakness_of_leaf
 from secmiddleware.certificates.trust import CertificateError, TrustAnchor
 from secmiddleware.messages import Presented, Reason
 
@@ -41,24 +40,30 @@ _MAX_KEPT: Final = 1024
 
 _OTHERS_KEPT: Final = 128
 
+_DIGEST_BYTES: Final = 32
+_ALWAYS: Final = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+
 # What a certificate of the path was issued by, and what it is itself.
 _Link = tuple[x509.Certificate, x509.Certificate]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Judged:
+class Judged(NamedTuple):
     """A chain that is good now: the leaf, the whole path from it to the anchor's, the anchor."""
 
     leaf: Leaf
     chain: tuple[x509.Certificate, ...]
     anchor: TrustAnchor
-    issuers: tuple[Issuer, ...]
-    """What is known of each certificate of the path behind the leaf."""
-    judge: object = field(repr=False)
+    line: Line
+    """What is known of the certificates of the path behind the leaf."""
+    sha256: str
+    """SHA-256 of the leaf's DER, lower-case hex."""
+    judge: object
     """Whose verdict it is."""
     since: datetime
     until: datetime
     """From when, and before when, it holds."""
+    spoken: dict[str, object]
+    """What a speaker remembers of it, by source; nobody else's business."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,7 @@ class Trust:
     revocations: Revocations | None = None
     _anchor_of: dict[x509.Certificate, TrustAnchor] = field(init=False, repr=False, compare=False)
     # By identity: to hash a certificate is to hash all of its bytes.
+    _anchor_at: dict[int, TrustAnchor] = field(init=False, repr=False, compare=False)
     _issuer_of: dict[int, Issuer] = field(init=False, repr=False, compare=False)
     _verifier_at: Callable[[datetime], ClientVerifier] | None = field(init=False, repr=False, compare=False)
     # Read and written by many threads without a lock: single dict operations only, and losing an entry is
@@ -112,6 +118,7 @@ class Trust:
             ca, leaf = policies_of(self.profile, self._usage)
             builder = builder.extension_policies(ca_policy=ca, ee_policy=leaf)
         object.__setattr__(self, "_anchor_of", anchor_of)
+        object.__setattr__(self, "_anchor_at", {id(one): anchor for one, anchor in anchor_of.items()})
         known = {id(one): Issuer.of(one) for one in (*anchor_of, *self.intermediates)}
         object.__setattr__(self, "_issuer_of", known)
         object.__setattr__(self, "_verifier_at", None if builder is None else _verifiers(builder))
@@ -136,7 +143,7 @@ class Trust:
         digest = _digest_of(presented)
         judged = self._kept.get(digest)
         if judged is None or not judged.since <= now < judged.until:
-            verdict = self._judge(presented, now)
+            verdict = self._judge(presented, now, digest[:_DIGEST_BYTES])
             if isinstance(verdict, Rejected):
                 return verdict
             judged = verdict
@@ -146,69 +153,74 @@ class Trust:
         object.__setattr__(presented, "kept", judged)
         return judged
 
-    def _judge(self, presented: Presented, now: datetime) -> Judged | Rejected:
-        loaded = _load(presented)
-        if isinstance(loaded, Rejected):
-            return loaded
-        certificate, others = loaded
-        places = Places(certificate, [other.certificate for other in others])
+    def _judge(self, presented: Presented, now: datetime, digest: bytes) -> Judged | Rejected:
+        read = _load(presented)
+        if isinstance(read, Rejected):
+            return read
+        loaded, others = read
+        certificate = loaded[0]
         # The library goes first though its verdict comes fourth: behind a path, less is left to be read.
-        found = self._find_path(places, now)
-        leaf = _read(certificate, presented.leaf, found)
+        found = self._find_path(certificate, others, now)
+        leaf = _read(loaded, presented.leaf, found)
         if isinstance(leaf, Rejected):
             return leaf
-        rejected = (
-            _judge_dates(leaf, now) or self._judge_strength(leaf, others) or _judge_purpose(leaf, self._usage)
-        )
-        if rejected is not None:
-            return rejected
+        if not leaf.since <= now < leaf.until:
+            return _out_of_date(certificate, now)
+        if leaf.weakness is not None or others:
+            weakness = self._weakness(leaf, others)
+            if weakness is not None:
+                return weakness
+        fault = leaf.purpose.fault(self._usage, is_svid=leaf.names.spiffe_id is not None)
+        if fault is not None:
+            return Rejected("certificate_purpose", Reason(fault[0], 0, fault[1]))
         if isinstance(found, str):
+            places = _places(certificate, others)
             reason = find_fault(places, self.intermediates, self._anchor_of, self._usage, now, found)
             return Rejected("certificate_untrusted", reason)
-        issuers = self._issuers_of(found, others)
-        rejected = _judge_issuers(issuers, leaf.names, places)
-        if rejected is not None:
-            return rejected
-        begins, ends = [leaf.since], [leaf.until]
-        for issuer in issuers:
-            begins.append(issuer.since)
-            ends.append(issuer.until)
+        line = line_of(self._issuers_of(found, others))
+        if line.peculiar:
+            rejected = _judge_issuers(line.issuers, leaf.names, _places(certificate, others))
+            if rejected is not None:
+                return rejected
+        since = max(line.since, leaf.since)
+        until = min(line.until, leaf.until)
         if self.revocations is not None:
-            for link in pairwise(found):
-                standing = _judge_revocation(link, places, self.revocations, now)
-                if isinstance(standing, Rejected):
-                    return standing
-                if standing is not None:
-                    begins.append(standing[0])
-                    ends.append(standing[1])
-        anchor = self._anchor_of[found[-1]]
-        return Judged(leaf, found, anchor, tuple(issuers), self._myself, max(begins), min(ends))
+            span = _judge_revocations(found, _places(certificate, others), self.revocations, now)
+            if isinstance(span, Rejected):
+                return span
+            since, until = max(since, span[0]), min(until, span[1])
+        end = found[-1]
+        # A pinned leaf is another object than the anchor that it equals.
+        anchor = self._anchor_at.get(id(end)) or self._anchor_of[end]
+        return Judged(leaf, found, anchor, line, digest.hex(), self._myself, since, until, {})
 
-    def _issuers_of(self, path: tuple[x509.Certificate, ...], others: list[Issuer]) -> list[Issuer]:
+    def _issuers_of(self, path: tuple[x509.Certificate, ...], others: list[Issuer]) -> tuple[Issuer, ...]:
         """What is known of each certificate of a path behind the leaf."""
-        presented = {id(other.certificate): other for other in others}
-        return [self._issuer_of.get(id(one)) or presented.get(id(one)) or Issuer.of(one) for one in path[1:]]
+        return tuple([self._issuer_of.get(id(one)) or _issuer_among(others, one) for one in path[1:]])
 
-    def _judge_strength(self, leaf: Leaf, others: list[Issuer]) -> Rejected | None:
-        weakness = weakness_of_leaf(leaf.certificate, leaf.spki)
-        if weakness is not None:
-            return Rejected("certificate_weak", Reason(weakness[0], 0, weakness[1]))
+    def _weakness(self, leaf: Leaf, others: list[Issuer]) -> Rejected | None:
+        if leaf.weakness is not None:
+            return Rejected("certificate_weak", Reason(leaf.weakness[0], 0, leaf.weakness[1]))
         for place, other in enumerate(others, 1):
             # An anchor's key was looked at when it was trusted, and its signature is never relied upon.
             if other.weakness is not None and other.certificate not in self._anchor_of:
                 return Rejected("certificate_weak", Reason(other.weakness[0], place, other.weakness[1]))
         return None
 
-    def _find_path(self, places: Places, now: datetime) -> tuple[x509.Certificate, ...] | str:
+    def _find_path(
+        self, leaf: x509.Certificate, others: list[Issuer], now: datetime
+    ) -> tuple[x509.Certificate, ...] | str:
         """The path that the library finds, or what it says why there is none."""
         if self._verifier_at is None:
             return "nothing is trusted"
         verifier = self._verifier_at(now.replace(microsecond=0))
-        others: list[x509.Certificate] = []
-        if places.rest or self.intermediates:
-            others = [one for one in dict.fromkeys((*places.rest, *self.intermediates)) if one != places.leaf]
+        helping: list[x509.Certificate] = []
+        if others or self.intermediates:
+            pool = (*(other.certificate for other in others), *self.intermediates)
+            # To be told apart, certificates are hashed.
+            helping = [one for one in (dict.fromkeys(pool) if len(pool) > 1 else pool) if one != leaf]
         try:
-            return tuple(verifier.verify(places.leaf, others).chain)
+            return tuple(verifier.verify(leaf, helping).chain)
         except VerificationError as error:
             return str(error)
         except UNREADABLE:
@@ -226,12 +238,14 @@ def _verifiers(builder: PolicyBuilder) -> Callable[[datetime], ClientVerifier]:
 
 
 def _digest_of(presented: Presented) -> bytes:
-    """What a presented chain is found again by; no two have the same."""
-    digests = [hashlib.sha256(der).digest() for der in (presented.leaf, *presented.chain)]
-    return b"".join(digests)
+    """What a presented chain is found again by; no two have the same. The leaf's digest stands first."""
+    digest = hashlib.sha256(presented.leaf).digest()
+    if not presented.chain:
+        return digest
+    return b"".join([digest, *[hashlib.sha256(der).digest() for der in presented.chain]])
 
 
-def _load(presented: Presented) -> tuple[x509.Certificate, list[Issuer]] | Rejected:
+def _load(presented: Presented) -> tuple[Loaded, list[Issuer]] | Rejected:
     """The leaf of a presented chain, and what is known of the rest; that is wholly readable."""
     if len(presented.chain) > _MAX_CHAIN:
         detail = f"more than {_MAX_CHAIN} certificates beside the leaf"
@@ -254,20 +268,19 @@ def _load(presented: Presented) -> tuple[x509.Certificate, list[Issuer]] | Rejec
     return leaf, others
 
 
-def _read(
-    certificate: x509.Certificate, der: bytes, path: tuple[x509.Certificate, ...] | str
-) -> Leaf | Rejected:
+def _read(loaded: Loaded, der: bytes, path: tuple[x509.Certificate, ...] | str) -> Leaf | Rejected:
     """The leaf that a certificate is: the whole of it can be read, and its names in one way only."""
-    if isinstance(path, tuple) and len(path) > 1:
-        leaf = Leaf.usual(certificate, der)
+    if len(path) > 1 and isinstance(path, tuple):
+        leaf = Leaf.usual(loaded, der)
         if leaf is not None:
             return leaf
+    certificate = loaded[0]
     try:
         _ = certificate.subject, certificate.issuer, certificate.extensions
     except UNREADABLE:
         return Rejected("certificate_malformed", Reason("der", 0, "a part of it cannot be read"))
     try:
-        return Leaf.of(certificate, der)
+        return Leaf.of(loaded, der)
     except ValueError as error:
         return Rejected("certificate_malformed", Reason("names", 0, str(error)))
 
@@ -278,32 +291,37 @@ class _MalformedError(ValueError):
         self.rule = rule
 
 
-def _load_certificate(der: bytes) -> x509.Certificate:
-    certificate = x509.load_der_x509_certificate(der)
-    if certificate.serial_number <= 0:
+def _load_certificate(der: bytes) -> Loaded:
+    loaded = _, serial, since, last = load(der)
+    if serial <= 0:
         raise _MalformedError("serial_number", "the serial number is not positive (RFC 5280 §4.1.2.2)")
-    if certificate.not_valid_before_utc > certificate.not_valid_after_utc:
+    if since > last:
         raise _MalformedError("validity", "the validity ends before it begins")
-    return certificate
+    return loaded
 
 
 # Callers of one CA present the same few certificates behind their leaves.
 @lru_cache(maxsize=_OTHERS_KEPT)
 def _load_other(der: bytes) -> Issuer:
-    return Issuer.of(_load_certificate(der))
+    return Issuer.of(_load_certificate(der)[0])
 
 
-def _judge_dates(leaf: Leaf, now: datetime) -> Rejected | None:
-    if leaf.since <= now < leaf.until:
-        return None
-    rule, detail = date_fault(leaf.certificate, now) or ("not_after", "")
+def _issuer_among(others: list[Issuer], certificate: x509.Certificate) -> Issuer:
+    """What is known of a certificate that was presented; the library hands out the same object."""
+    for other in others:
+        if other.certificate is certificate:
+            return other
+    return Issuer.of(certificate)
+
+
+def _places(leaf: x509.Certificate, others: list[Issuer]) -> Places:
+    return Places(leaf, [other.certificate for other in others])
+
+
+def _out_of_date(certificate: x509.Certificate, now: datetime) -> Rejected:
+    rule, detail = date_fault(certificate, now) or ("not_after", "")
     code = "certificate_not_yet_valid" if rule == "not_before" else "certificate_expired"
     return Rejected(code, Reason(rule, 0, detail))
-
-
-def _judge_purpose(leaf: Leaf, usage: x509.ObjectIdentifier) -> Rejected | None:
-    fault = leaf.purpose.fault(usage, is_svid=leaf.names.spiffe_id is not None)
-    return None if fault is None else Rejected("certificate_purpose", Reason(fault[0], 0, fault[1]))
 
 
 def _judge_issuers(issuers: Iterable[Issuer], names: Names, places: Places) -> Rejected | None:
@@ -323,6 +341,20 @@ def _judge_issuers(issuers: Iterable[Issuer], names: Names, places: Places) -> R
             reason = Reason(fault[0], places.of(issuer.certificate), fault[1])
             return Rejected("certificate_untrusted", reason)
     return None
+
+
+def _judge_revocations(
+    path: tuple[x509.Certificate, ...], places: Places, revocations: Revocations, now: datetime
+) -> tuple[datetime, datetime] | Rejected:
+    """From when until when lists say that all of a path is good."""
+    since, until = _ALWAYS
+    for link in pairwise(path):
+        standing = _judge_revocation(link, places, revocations, now)
+        if isinstance(standing, Rejected):
+            return standing
+        if standing is not None:
+            since, until = max(since, standing[0]), min(until, standing[1])
+    return since, until
 
 
 def _judge_revocation(

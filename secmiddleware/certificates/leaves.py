@@ -15,13 +15,17 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from secmiddleware.certificates.encoding import content_at, spki_of
-from secmiddleware.certificates.faults import end_of
+from secmiddleware.certificates.faults import behind
 from secmiddleware.certificates.names import Names
+from secmiddleware.certificates.strength import Weakness, weakness_of_leaf
 
 _DIGITAL_SIGNATURE: Final = 0x80
 _CERT_SIGN: Final = 0x04
 _CRL_SIGN: Final = 0x02
 _ASKED: Final = _DIGITAL_SIGNATURE | _CERT_SIGN | _CRL_SIGN
+
+Loaded = tuple[x509.Certificate, int, datetime, datetime]
+"""A certificate, and what is read of it first: the serial number, the first and the last valid second."""
 
 _Said = tuple[str, bytes, Names, "Purpose"]
 """Subject, SubjectPublicKeyInfo, names and purpose."""
@@ -71,6 +75,17 @@ class Purpose(NamedTuple):
         return None
 
 
+def load(der: bytes) -> Loaded:
+    """The certificate of this DER; raises one of UNREADABLE where it is none."""
+    certificate = x509.load_der_x509_certificate(der)
+    return (
+        certificate,
+        certificate.serial_number,
+        certificate.not_valid_before_utc,
+        certificate.not_valid_after_utc,
+    )
+
+
 class Leaf(NamedTuple):
     """A leaf that can be read wholly. A tuple: nothing else that cannot be changed is made as quickly."""
 
@@ -83,21 +98,25 @@ class Leaf(NamedTuple):
     """Its SubjectPublicKeyInfo, as it stands there."""
     names: Names
     purpose: Purpose
+    weakness: Weakness | None
+    """What is too weak about its key or its signature."""
+    serial: int
     since: datetime
+    last: datetime
+    """The last second at which it is valid."""
     until: datetime
     """The first instant at which it is not valid any more."""
 
     @classmethod
-    def of(cls, certificate: x509.Certificate, der: bytes) -> Self:
+    def of(cls, loaded: Loaded, der: bytes) -> Self:
         """The leaf of a certificate that the library can read wholly, and its DER, whatever its form.
 
         Raises ValueError where a name can be read in two ways.
         """
-        said = _read(certificate, der)
-        return cls(certificate, der, *said, certificate.not_valid_before_utc, end_of(certificate))
+        return cls._saying(loaded, der, _read(loaded[0], der))
 
     @classmethod
-    def usual(cls, certificate: x509.Certificate, der: bytes) -> Self | None:
+    def usual(cls, loaded: Loaded, der: bytes) -> Self | None:
         """The same, quickly, for a certificate with a path behind it; None where it has another form.
 
         A path is what says that its issuer can be read.
@@ -106,7 +125,16 @@ class Leaf(NamedTuple):
             said = _read_usual(der)
         except (LookupError, ValueError):
             return None
-        return cls(certificate, der, *said, certificate.not_valid_before_utc, end_of(certificate))
+        return cls._saying(loaded, der, said)
+
+    @classmethod
+    def _saying(cls, loaded: Loaded, der: bytes, said: _Said) -> Self:
+        certificate, serial, since, last = loaded
+        subject, spki, names, purpose = said
+        weakness = weakness_of_leaf(certificate, spki)
+        return cls(
+            certificate, der, subject, spki, names, purpose, weakness, serial, since, last, behind(last)
+        )  # fmt: skip
 
 
 def _read(certificate: x509.Certificate, der: bytes) -> _Said:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
-from functools import lru_cache
 from typing import Final
 
 from secmiddleware.certificates.judgement import Judged, Rejected, Trust
 from secmiddleware.certificates.names import Names
 from secmiddleware.identity.patterns import NameKind, NamePattern
 from secmiddleware.messages import Identity, Presented, Reason, Refusal
-
-# To make one costs 10 us; an entry a few KiB. It is a pure function: an old entry is never wrong.
-_IDENTITIES_KEPT: Final = 1024
 
 _KEY_OF: Final = {
     "certificate_untrusted": "mtls.trust",
@@ -28,41 +24,43 @@ def identify(presented: Presented, trust: Trust, now: datetime) -> Identity | Re
     Where the chain's anchor may assert certain names only, every name of the leaf must be one of them, and a
     leaf without any name is refused: it could be anybody's.
     """
-    match trust.judge(presented, now):
-        case Rejected(code, reason):
-            return Refusal(code, _KEY_OF.get(code), reason=reason)
-        case Judged() if presented.rejected:
-            return Refusal("certificate_untrusted", "mtls.source")
-        case Judged() as judged:
-            return _speak(judged, presented.source)
+    judged = trust.judge(presented, now)
+    if isinstance(judged, Rejected):
+        return Refusal(judged.code, _KEY_OF.get(judged.code), reason=judged.reason)
+    if presented.rejected:
+        return Refusal("certificate_untrusted", "mtls.source")
+    # By source: one certificate may come over several ways, and it is the verdict's own.
+    found = judged.spoken.get(presented.source)
+    if not isinstance(found, Identity | Refusal):
+        found = judged.spoken[presented.source] = _speak(judged, presented.source)
+    return found
 
 
-@lru_cache(maxsize=_IDENTITIES_KEPT)
 def _speak(judged: Judged, source: str) -> Identity | Refusal:
     leaf, anchor = judged.leaf, judged.anchor
     names = leaf.names
     if anchor.may_assert and not _may_assert(anchor.may_assert, names):
         reason = Reason("may_assert", f"sha256:{anchor.sha256}", "it may not speak for all names of the leaf")
         return Refusal("certificate_untrusted", "mtls.trust.may_assert", reason=reason)
-    certificate, issuers = leaf.certificate, judged.issuers
+    line = judged.line
     return Identity(
         subject=leaf.subject,
-        issuer=issuers[0].subject if issuers else certificate.issuer.rfc4514_string(),
-        serial=certificate.serial_number,
+        issuer=line.issuers[0].subject if line.issuers else leaf.certificate.issuer.rfc4514_string(),
+        serial=leaf.serial,
         dns=names.dns,
         uris=names.uris,
         emails=names.emails,
         ips=names.ips,
         spiffe_id=names.spiffe_id,
-        sha256=hashlib.sha256(leaf.der).hexdigest(),
+        sha256=judged.sha256,
         spki_sha256=hashlib.sha256(leaf.spki).hexdigest(),
         not_before=leaf.since,
-        not_after=certificate.not_valid_after_utc,
+        not_after=leaf.last,
         anchor=anchor.sha256,
         source=source,
         der=leaf.der,
-        issuers=tuple([issuer.sha256 for issuer in issuers]),
-        issuer_spkis=tuple([issuer.spki_sha256 for issuer in issuers]),
+        issuers=line.sha256s,
+        issuer_spkis=line.spki_sha256s,
     )
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 
 from secmiddleware.certificates.encoding import UNREADABLE
-from secmiddleware.certificates.leaves import Leaf
+from secmiddleware.certificates.leaves import Leaf, load
 
 CA = strict_ca("issuer of leaves")
 SIGNER = Ed25519PrivateKey.generate()
@@ -50,15 +50,15 @@ def by_the_library(der: bytes) -> Leaf | None:
     The issuer is left out: where there is a path, it is the subject of the next certificate, which was read.
     """
     try:
-        certificate = x509.load_der_x509_certificate(der)
-        _ = certificate.subject, certificate.extensions
-        return Leaf.of(certificate, der)
+        loaded = load(der)
+        _ = loaded[0].subject, loaded[0].extensions
+        return Leaf.of(loaded, der)
     except UNREADABLE:
         return None
 
 
 def in_one_pass(der: bytes) -> Leaf | None:
-    return Leaf.usual(x509.load_der_x509_certificate(der), der)
+    return Leaf.usual(load(der), der)
 
 
 USUAL = [

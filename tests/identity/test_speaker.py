@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import ipaddress
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -18,7 +20,7 @@ from identity.callers import caller
 from secmiddleware.certificates.judgement import Trust
 from secmiddleware.certificates.trust import TrustAnchor
 from secmiddleware.identity.speaker import identify
-from secmiddleware.messages import Identity, Refusal
+from secmiddleware.messages import Identity, Presented, Refusal
 
 CA = strict_ca("ca")
 OTHER_CA = strict_ca("other ca")
@@ -224,6 +226,33 @@ def test_the_same_leaf_under_other_settings_is_another_matter():
         assert isinstance(spoken(leaf), Identity)
         assert spoken(leaf, "dns:b.example.org") == UNTRUSTED
         assert isinstance(spoken(leaf, "dns:a.example.org"), Identity)
+
+
+def test_one_certificate_that_comes_two_ways_has_two_sources():
+    """What is remembered of a leaf is remembered by the way it came."""
+    trust = Trust((TrustAnchor(CA.certificate),))
+    leaf = leaf_of(dns("a.example.org"))
+    for _ in range(2):
+        for source in ("server", "nginx"):
+            found = identify(Presented(leaf.der, source=source), trust, NOW)
+            assert isinstance(found, Identity)
+            assert found.source == source
+
+
+def test_whoever_was_told_already_is_not_worked_out_again():
+    trust, refusing = (Trust((TrustAnchor(CA.certificate, names),)) for names in ((), ("dns:b.org",)))
+    leaf = presented(leaf_of(dns("a.example.org")))
+    assert identify(leaf, trust, NOW) is identify(replace(leaf), trust, NOW)
+    assert identify(leaf, refusing, NOW) is identify(replace(leaf), refusing, NOW)
+
+
+def test_nothing_that_was_said_keeps_a_trust_that_is_gone_alive():
+    trust, leaf = Trust((TrustAnchor(CA.certificate),)), presented(leaf_of(dns("a.example.org")))
+    assert isinstance(identify(leaf, trust, NOW), Identity)
+    assert [one for one in gc.get_referrers(trust._kept) if one is not trust] == []
+    # Nor a verdict that its trust has let go, where no connection holds it.
+    verdict = trust._kept.popitem()[1]
+    assert [one for one in gc.get_referrers(verdict) if one is not leaf] == []
 
 
 # Names as they are compared, and as they are shown
