@@ -9,7 +9,7 @@ nothing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -21,7 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import ClientVerifier, PolicyBuilder, Store, VerificationError
 
 from secmiddleware.certificates.encoding import UNREADABLE
-from secmiddleware.certificates.faults import Places, date_fault, find_fault
+from secmiddleware.certificates.faults import Places, behind, date_fault, find_fault
 from secmiddleware.certificates.issuers import Issuer, Line, line_of
 from secmiddleware.certificates.leaves import Leaf, Loaded, load
 from secmiddleware.certificates.names import Names
@@ -29,7 +29,7 @@ from secmiddleware.certificates.profiles import Profile, policies_of
 from secmiddleware.certificates.revocation import Revocations
 from secmiddleware.certificates.spiffe import trust_domain_of
 from secmiddleware.certificates.trust import CertificateError, TrustAnchor
-from secmiddleware.messages import Presented, Reason
+from secmiddleware.messages import Identity, Presented, Reason, Refusal
 
 # Real chains have two or three certificates; OpenSSL takes 100 KiB at most for a whole list, and so do we.
 _MAX_CHAIN: Final = 10
@@ -40,8 +40,10 @@ _MAX_KEPT: Final = 1024
 
 _OTHERS_KEPT: Final = 128
 
-_DIGEST_BYTES: Final = 32
 _ALWAYS: Final = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+
+# A leaf, and the digest of each certificate that came with it.
+_Key = bytes | tuple[bytes, ...]
 
 # What a certificate of the path was issued by, and what it is itself.
 _Link = tuple[x509.Certificate, x509.Certificate]
@@ -55,14 +57,12 @@ class Judged(NamedTuple):
     anchor: TrustAnchor
     line: Line
     """What is known of the certificates of the path behind the leaf."""
-    sha256: str
-    """SHA-256 of the leaf's DER, lower-case hex."""
     judge: object
     """Whose verdict it is."""
     since: datetime
     until: datetime
     """From when, and before when, it holds."""
-    spoken: dict[str, object]
+    spoken: dict[str, Identity | Refusal]
     """What a speaker remembers of it, by source; nobody else's business."""
 
 
@@ -98,10 +98,10 @@ class Trust:
     # By identity: to hash a certificate is to hash all of its bytes.
     _anchor_at: dict[int, TrustAnchor] = field(init=False, repr=False, compare=False)
     _issuer_of: dict[int, Issuer] = field(init=False, repr=False, compare=False)
-    _verifier_at: Callable[[datetime], ClientVerifier] | None = field(init=False, repr=False, compare=False)
+    _verifiers: _Verifiers | None = field(init=False, repr=False, compare=False)
     # Read and written by many threads without a lock: single dict operations only, and losing an entry is
     # harmless.
-    _kept: dict[bytes, Judged] = field(init=False, repr=False, compare=False)
+    _kept: dict[_Key, Judged] = field(init=False, repr=False, compare=False)
     # Verdicts on connections are told apart by this and not by the Trust, so that they do not keep it alive.
     _myself: object = field(init=False, repr=False, compare=False)
     _usage: ClassVar[x509.ObjectIdentifier] = ExtendedKeyUsageOID.CLIENT_AUTH
@@ -121,7 +121,7 @@ class Trust:
         object.__setattr__(self, "_anchor_at", {id(one): anchor for one, anchor in anchor_of.items()})
         known = {id(one): Issuer.of(one) for one in (*anchor_of, *self.intermediates)}
         object.__setattr__(self, "_issuer_of", known)
-        object.__setattr__(self, "_verifier_at", None if builder is None else _verifiers(builder))
+        object.__setattr__(self, "_verifiers", None if builder is None else _Verifiers(builder))
         object.__setattr__(self, "_kept", {})
         object.__setattr__(self, "_myself", object())
 
@@ -133,27 +133,27 @@ class Trust:
     def judge(self, presented: Presented, now: datetime) -> Judged | Rejected:
         """The verdict on a presented chain at `now` (aware); never raises for anything that a caller sends.
 
-        A good verdict is kept, with the connection and by digest, for as long as every certificate of its
-        path is valid and every list that it rests on is current. A bad one is not: callers can make any
-        number of them.
+        A good verdict is kept, with the connection and by what was presented, for as long as every
+        certificate of its path is valid and every list that it rests on is current. A bad one is not: callers
+        can make any number of them.
         """
         kept = presented.kept
         if isinstance(kept, Judged) and kept.judge is self._myself and kept.since <= now < kept.until:
             return kept
-        digest = _digest_of(presented)
-        judged = self._kept.get(digest)
+        key = _key_of(presented)
+        judged = self._kept.get(key)
         if judged is None or not judged.since <= now < judged.until:
-            verdict = self._judge(presented, now, digest[:_DIGEST_BYTES])
+            verdict = self._judge(presented, now)
             if isinstance(verdict, Rejected):
                 return verdict
             judged = verdict
             if len(self._kept) >= _MAX_KEPT:
                 self._kept.clear()
-            self._kept[digest] = judged
+            self._kept[key] = judged
         object.__setattr__(presented, "kept", judged)
         return judged
 
-    def _judge(self, presented: Presented, now: datetime, digest: bytes) -> Judged | Rejected:
+    def _judge(self, presented: Presented, now: datetime) -> Judged | Rejected:
         read = _load(presented)
         if isinstance(read, Rejected):
             return read
@@ -192,7 +192,7 @@ class Trust:
         end = found[-1]
         # A pinned leaf is another object than the anchor that it equals.
         anchor = self._anchor_at.get(id(end)) or self._anchor_of[end]
-        return Judged(leaf, found, anchor, line, digest.hex(), self._myself, since, until, {})
+        return Judged(leaf, found, anchor, line, self._myself, since, until, {})
 
     def _issuers_of(self, path: tuple[x509.Certificate, ...], others: list[Issuer]) -> tuple[Issuer, ...]:
         """What is known of each certificate of a path behind the leaf."""
@@ -211,9 +211,9 @@ class Trust:
         self, leaf: x509.Certificate, others: list[Issuer], now: datetime
     ) -> tuple[x509.Certificate, ...] | str:
         """The path that the library finds, or what it says why there is none."""
-        if self._verifier_at is None:
+        if self._verifiers is None:
             return "nothing is trusted"
-        verifier = self._verifier_at(now.replace(microsecond=0))
+        verifier = self._verifiers.at(now)
         helping: list[x509.Certificate] = []
         if others or self.intermediates:
             pool = (*(other.certificate for other in others), *self.intermediates)
@@ -227,37 +227,48 @@ class Trust:
             return "a part of a certificate cannot be read"
 
 
-def _verifiers(builder: PolicyBuilder) -> Callable[[datetime], ClientVerifier]:
-    """The library's verifier for a time in whole seconds: callers come in crowds, after a restart say."""
+class _Verifiers:
+    """The library's verifiers, each for a whole second: callers come in crowds, after a restart say."""
 
-    @lru_cache(maxsize=2)
-    def verifier_at(second: datetime) -> ClientVerifier:
-        return builder.time(second.astimezone(UTC)).build_client_verifier()
+    __slots__ = ("_builder", "_last")
 
-    return verifier_at
+    def __init__(self, builder: PolicyBuilder) -> None:
+        self._builder = builder
+        # Read and written by many threads without a lock: as one, and losing it is harmless.
+        self._last: tuple[datetime, datetime, ClientVerifier] | None = None
+
+    def at(self, now: datetime) -> ClientVerifier:
+        last = self._last
+        if last is not None and last[0] <= now < last[1]:
+            return last[2]
+        second = now.replace(microsecond=0)
+        verifier = self._builder.time(second.astimezone(UTC)).build_client_verifier()
+        self._last = second, behind(second), verifier
+        return verifier
 
 
-def _digest_of(presented: Presented) -> bytes:
-    """What a presented chain is found again by; no two have the same. The leaf's digest stands first."""
-    digest = hashlib.sha256(presented.leaf).digest()
+def _key_of(presented: Presented) -> _Key:
+    """What a presented chain is found again by; no two have the same.
+
+    The verdict holds the leaf as it is; what else is sent along is not worth holding.
+    """
     if not presented.chain:
-        return digest
-    return b"".join([digest, *[hashlib.sha256(der).digest() for der in presented.chain]])
+        return presented.leaf
+    return (presented.leaf, *[hashlib.sha256(der).digest() for der in presented.chain])
 
 
 def _load(presented: Presented) -> tuple[Loaded, list[Issuer]] | Rejected:
     """The leaf of a presented chain, and what is known of the rest; that is wholly readable."""
-    if len(presented.chain) > _MAX_CHAIN:
-        detail = f"more than {_MAX_CHAIN} certificates beside the leaf"
-        return Rejected("certificate_malformed", Reason("chain_length", 0, detail))
-    if len(presented.leaf) + sum(map(len, presented.chain)) > _MAX_CHAIN_BYTES:
-        detail = f"more than {_MAX_CHAIN_BYTES} bytes of certificates"
-        return Rejected("certificate_malformed", Reason("chain_bytes", 0, detail))
+    if presented.chain or len(presented.leaf) > _MAX_CHAIN_BYTES:
+        rejected = _judge_size(presented)
+        if rejected is not None:
+            return rejected
     others: list[Issuer] = []
     der, place = presented.leaf, 0
     try:
         leaf = _load_certificate(der)
-        for place, der in enumerate(presented.chain, 1):  # noqa: B007  (for the error below)
+        for der in presented.chain:
+            place += 1
             others.append(_load_other(der))
     except _MalformedError as error:
         return Rejected("certificate_malformed", Reason(error.rule, place, str(error)))
@@ -266,6 +277,16 @@ def _load(presented: Presented) -> tuple[Loaded, list[Issuer]] | Rejected:
         detail = f"{len(der)} bytes that are not one certificate in DER"
         return Rejected("certificate_malformed", Reason("der", place, detail))
     return leaf, others
+
+
+def _judge_size(presented: Presented) -> Rejected | None:
+    if len(presented.chain) > _MAX_CHAIN:
+        detail = f"more than {_MAX_CHAIN} certificates beside the leaf"
+        return Rejected("certificate_malformed", Reason("chain_length", 0, detail))
+    if len(presented.leaf) + sum(map(len, presented.chain)) > _MAX_CHAIN_BYTES:
+        detail = f"more than {_MAX_CHAIN_BYTES} bytes of certificates"
+        return Rejected("certificate_malformed", Reason("chain_bytes", 0, detail))
+    return None
 
 
 def _read(loaded: Loaded, der: bytes, path: tuple[x509.Certificate, ...] | str) -> Leaf | Rejected:

@@ -7,8 +7,10 @@ is not the usual form. Both come to the same, or the pass to nothing.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from datetime import datetime
+from functools import cache
 from typing import Final, NamedTuple, Self
 
 from cryptography import x509
@@ -17,7 +19,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from secmiddleware.certificates.encoding import content_at, spki_of
 from secmiddleware.certificates.faults import behind
 from secmiddleware.certificates.names import Names
-from secmiddleware.certificates.strength import Weakness, weakness_of_leaf
+from secmiddleware.certificates.strength import (
+    USUAL_KEY,
+    USUAL_KEY_BYTES,
+    USUAL_SIGNATURES,
+    Weakness,
+    weakness_of_leaf,
+)  # fmt: skip
 
 _DIGITAL_SIGNATURE: Final = 0x80
 _CERT_SIGN: Final = 0x04
@@ -26,9 +34,6 @@ _ASKED: Final = _DIGITAL_SIGNATURE | _CERT_SIGN | _CRL_SIGN
 
 Loaded = tuple[x509.Certificate, int, datetime, datetime]
 """A certificate, and what is read of it first: the serial number, the first and the last valid second."""
-
-_Said = tuple[str, bytes, Names, "Purpose"]
-"""Subject, SubjectPublicKeyInfo, names and purpose."""
 
 
 class Purpose(NamedTuple):
@@ -94,6 +99,10 @@ class Leaf(NamedTuple):
     """All of it."""
     subject: str
     """RFC 4514."""
+    sha256: str
+    """SHA-256 of its DER, lower-case hex."""
+    spki_sha256: str
+    """SHA-256 of its SubjectPublicKeyInfo, lower-case hex."""
     spki: bytes
     """Its SubjectPublicKeyInfo, as it stands there."""
     names: Names
@@ -113,7 +122,13 @@ class Leaf(NamedTuple):
 
         Raises ValueError where a name can be read in two ways.
         """
-        return cls._saying(loaded, der, _read(loaded[0], der))
+        certificate, serial, since, last = loaded
+        sha256 = hashlib.sha256(der).hexdigest()
+        subject, spki, spki_sha256, names, purpose, weakness = _read(certificate, der)
+        return cls(
+            certificate, der, subject, sha256, spki_sha256, spki, names, purpose, weakness,
+            serial, since, last, behind(last),
+        )  # fmt: skip
 
     @classmethod
     def usual(cls, loaded: Loaded, der: bytes) -> Self | None:
@@ -121,26 +136,34 @@ class Leaf(NamedTuple):
 
         A path is what says that its issuer can be read.
         """
+        certificate, serial, since, last = loaded
         try:
-            said = _read_usual(der)
+            # First: the library has just hashed it for the signature, and its code is at hand.
+            sha256 = hashlib.sha256(der).hexdigest()
+            subject, spki, spki_sha256, names, purpose, is_strong = _read_usual(der)
         except (LookupError, ValueError):
             return None
-        return cls._saying(loaded, der, said)
-
-    @classmethod
-    def _saying(cls, loaded: Loaded, der: bytes, said: _Said) -> Self:
-        certificate, serial, since, last = loaded
-        subject, spki, names, purpose = said
-        weakness = weakness_of_leaf(certificate, spki)
+        weakness = None if is_strong else weakness_of_leaf(certificate, spki)
         return cls(
-            certificate, der, subject, spki, names, purpose, weakness, serial, since, last, behind(last)
+            certificate, der, subject, sha256, spki_sha256, spki, names, purpose, weakness,
+            serial, since, last, behind(last),
         )  # fmt: skip
 
 
-def _read(certificate: x509.Certificate, der: bytes) -> _Said:
+def _read(
+    certificate: x509.Certificate, der: bytes
+) -> tuple[str, bytes, str, Names, Purpose, Weakness | None]:
     extensions = certificate.extensions
-    subject = certificate.subject.rfc4514_string()
-    return subject, spki_of(der), Names.of(certificate), Purpose.of(extensions)
+    subject, spki = certificate.subject.rfc4514_string(), spki_of(der)
+    weakness = weakness_of_leaf(certificate, spki)
+    return (
+        subject,
+        spki,
+        hashlib.sha256(spki).hexdigest(),
+        Names.of(certificate),
+        Purpose.of(extensions),
+        weakness,
+    )
 
 
 # The usual form. What was loaded is DER, where elements end as their lengths say: nothing is looked for by
@@ -148,43 +171,50 @@ def _read(certificate: x509.Certificate, der: bytes) -> _Said:
 # extensions are still unread then, and are compared whole.
 
 # A certificate of 256 bytes and more, of version 3.
-_SEQUENCE: Final = 0x30
 _LONG_SEQUENCE: Final = b"\x30\x82"
 _V3: Final = b"\xa0\x03\x02\x01\x02"
 _HEAD: Final = 8
+_SERIAL_NUMBER: Final = _HEAD + len(_V3)
 _EXTENSIONS_TAG: Final = 0xA3
 _LONG: Final = 0x80
 """From here on a length has more than one byte (X.690 §8.1.3.5)."""
 
-_ATTRIBUTES: Final = {
-    bytes.fromhex("0603550406"): "C=",
-    bytes.fromhex("0603550408"): "ST=",
-    bytes.fromhex("0603550407"): "L=",
-    bytes.fromhex("060355040a"): "O=",
-    bytes.fromhex("060355040b"): "OU=",
-    bytes.fromhex("0603550403"): "CN=",
-}
-# From a set with one attribute to its text.
-_BEFORE_TEXT: Final = 11
+# Of an attribute that stands alone: its type and the tag of its text. A length of more than one byte before
+# them would stand where they do, and is no part of any.
+_FROM_TYPE: Final = 4
+_TO_TEXT: Final = 11
+_UTF8: Final = b"\x0c"
+_PRINTABLE: Final = b"\x13"
 # What is written as it stands (RFC 4514 §2.4), and no longer than any of these may be (X.520).
-_TEXT_OF: Final = {
-    0x0C: re.compile(rb"(?![ #])[ !#-*./0-9:=?-\[\]-~-]{1,64}(?<! )"),  # UTF8String
-    0x13: re.compile(rb"(?! )[0-9A-Za-z '()./:=?-]{1,64}(?<! )"),  # PrintableString
+_TEXTS: Final = {
+    _UTF8: rb"(?![ #])[ !#-*./0-9:=?-\[\]-~-]{1,64}(?<! )",
+    _PRINTABLE: rb"(?! )[0-9A-Za-z '()./:=?-]{1,64}(?<! )",
+}
+_ATTRIBUTES: Final = {
+    bytes.fromhex("06035504") + number + tag: (name, re.compile(text.replace(b"1,64", sizes)).fullmatch)
+    for number, name, sizes in (
+        (b"\x06", "C=", b"2"),
+        (b"\x08", "ST=", b"1,64"),
+        (b"\x07", "L=", b"1,64"),
+        (b"\x0a", "O=", b"1,64"),
+        (b"\x0b", "OU=", b"1,64"),
+        (b"\x03", "CN=", b"1,64"),
+    )
+    for tag, text in _TEXTS.items()
 }
 
 _ID_CE: Final = b"\x06\x03\x55\x1d"  # 2.5.29, and one number more
-_BEFORE_NUMBER: Final = 6
 _CRITICAL: Final = 0x01
 _KEY_USAGE: Final = 15
 _ALT_NAME: Final = 17
 _EXT_KEY_USAGE: Final = 37
 _READ: Final = frozenset((_KEY_USAGE, _ALT_NAME, _EXT_KEY_USAGE))
-# Nothing is asked of these, but that they can be read: how they begin, and their length. The identifiers of
-# keys are of twenty bytes (RFC 5280 §4.2.1.2).
+# Nothing is asked of these, but that they can be read: how they begin, their length in front. The identifiers
+# of keys are of twenty bytes (RFC 5280 §4.2.1.2).
 _UNASKED: Final = {
-    14: (b"\x04\x14", 22),  # subjectKeyIdentifier
-    19: (b"\x30\x00", 2),  # basicConstraints of no CA
-    35: (b"\x30\x16\x80\x14", 24),  # authorityKeyIdentifier
+    14: b"\x04\x16\x04\x14",  # subjectKeyIdentifier
+    19: b"\x04\x02\x30\x00",  # basicConstraints of no CA
+    35: b"\x04\x18\x30\x16\x80\x14",  # authorityKeyIdentifier
 }
 # One byte of bits, which stands last, and how many of them are none.
 _KEY_USAGES: Final[dict[bytes | None, int | None]] = {
@@ -199,29 +229,44 @@ _USAGES: Final[dict[bytes | None, frozenset[x509.ObjectIdentifier] | None]] = {
     )
 } | {None: None}
 
+_SEQUENCE: Final = 0x30
+_EMAIL: Final = 0x81
+_DNS: Final = 0x82
+_URI: Final = 0x86
+
 
 class _UnusualError(ValueError):
     """Something is not spelled as it is in most certificates."""
 
 
-def _read_usual(der: bytes) -> _Said:
-    """What `_read` says; raises LookupError or ValueError where something is not as usual."""
+def _read_usual(der: bytes) -> tuple[str, bytes, str, Names, Purpose, bool]:
+    """What `_read` says, and whether key and signature are of the usual kind, which is a strong one.
+
+    Raises LookupError or ValueError where something is not as usual.
+    """
     if not (der.startswith(_LONG_SEQUENCE, 4) and der.startswith(_V3, _HEAD)):
         raise _UnusualError
-    start = _HEAD + len(_V3)
+    start = _SERIAL_NUMBER
     for _field in ("serialNumber", "signature", "issuer", "validity"):
         length = der[start + 1]
         start = start + 2 + length if length < _LONG else content_at(der, start)[1]
     first, start = content_at(der, start)
-    _, end = content_at(der, start)
+    is_strong = der.startswith(USUAL_KEY, start)
+    end = start + USUAL_KEY_BYTES if is_strong else content_at(der, start)[1]
     if der[end] != _EXTENSIONS_TAG:
         raise _UnusualError
-    values = _values(der, *content_at(der, content_at(der, end)[0]))
-    names = values.get(_ALT_NAME)
-    purpose = Purpose(False, _KEY_USAGES[values.get(_KEY_USAGE)], _USAGES[values.get(_EXT_KEY_USAGE)])  # noqa: FBT003
+    spki = der[start:end]
+    spki_sha256 = hashlib.sha256(spki).hexdigest()
+    position, behind = content_at(der, content_at(der, end)[0])
+    key_usage, usages, alt_name = _values(der, position, behind)
     return (
-        _subject(der, first, start), der[start:end], Names() if names is None else _names(names), purpose
-    )  # fmt: skip
+        _subject(der, first, start),
+        spki,
+        spki_sha256,
+        Names() if alt_name is None else _names(alt_name),
+        _purpose(key_usage, usages),
+        is_strong and der.startswith(USUAL_SIGNATURES, behind),
+    )
 
 
 def _subject(der: bytes, position: int, end: int) -> str:
@@ -229,47 +274,58 @@ def _subject(der: bytes, position: int, end: int) -> str:
     written = ""
     while position < end:
         length = der[position + 1]
-        text = position + _BEFORE_TEXT
+        text = position + _TO_TEXT
         behind = position + 2 + length
-        attribute = _ATTRIBUTES[der[position + 4 : text - 2]]
-        if length >= _LONG or der[position + 3] != length - 2 or (attribute == "C=" and behind - text != 2):
+        attribute, is_plain = _ATTRIBUTES[der[position + _FROM_TYPE : text - 1]]
+        if der[position + 3] != length - 2 or is_plain(der, text, behind) is None:
             raise _UnusualError
-        if _TEXT_OF[der[text - 2]].fullmatch(der, text, behind) is None:
-            raise _UnusualError
-        one = attribute + der[text:behind].decode("ascii")
+        one = attribute + der[text:behind].decode()
         written = f"{one},{written}" if written else one
         position = behind
     return written
 
 
-def _values(der: bytes, position: int, end: int) -> dict[int, bytes]:
-    """The values of extensions, by the last part of their identifiers; each is there once."""
+def _values(der: bytes, position: int, end: int) -> tuple[bytes | None, bytes | None, bytes | None]:
+    """The values of keyUsage, extendedKeyUsage and subjectAltName; each extension is there once."""
     values: dict[int, bytes] = {}
     while position < end:
-        length = der[position + 1]
-        number = der[position + _BEFORE_NUMBER]
-        value = position + _BEFORE_NUMBER + 1
-        if der[value] == _CRITICAL:
-            value += 3
-        behind = position + 2 + length
-        if length >= _LONG or number in values or not der.startswith(_ID_CE, position + 2):
+        # A length of more than one byte would stand where the identifier does, and is none.
+        behind = position + 2 + der[position + 1]
+        number = der[position + 6]
+        value = position + 10 if der[position + 7] == _CRITICAL else position + 7
+        if number in values or not der.startswith(_ID_CE, position + 2):
             raise _UnusualError
-        values[number] = content = der[value + 2 : behind]
-        if number not in _READ:
-            begins, size = _UNASKED[number]
-            if len(content) != size or not content.startswith(begins):
-                raise _UnusualError
+        if number not in _READ and not der.startswith(_UNASKED[number], value):
+            raise _UnusualError
+        values[number] = der[value + 2 : behind]
         position = behind
-    return values
+    return values.get(_KEY_USAGE), values.get(_EXT_KEY_USAGE), values.get(_ALT_NAME)
+
+
+@cache  # of what stands in two closed tables
+def _purpose(key_usage: bytes | None, usages: bytes | None) -> Purpose:
+    return Purpose(ca=False, key_usage=_KEY_USAGES[key_usage], usages=_USAGES[usages])
 
 
 def _names(value: bytes) -> Names:
-    texts: dict[int, list[str]] = {0x81: [], 0x82: [], 0x86: []}
-    position = 2
-    while position < len(value):
-        behind = position + 2 + value[position + 1]
-        texts[value[position]].append(value[position + 2 : behind].decode("ascii"))
-        position = behind
-    if position != len(value) or value[0] != _SEQUENCE or value[1] != position - 2:
+    dns: tuple[str, ...] = ()
+    uris: tuple[str, ...] = ()
+    emails: tuple[str, ...] = ()
+    position, end = 2, len(value)
+    if value[0] != _SEQUENCE or value[1] != end - 2:
         raise _UnusualError
-    return Names.of_texts(texts[0x82], texts[0x86], texts[0x81])
+    while position < end:
+        kind, text = value[position], position + 2
+        position = text + value[position + 1]
+        one = value[text:position].decode("ascii")
+        if kind == _URI:
+            uris += (one,)
+        elif kind == _DNS:
+            dns += (one,)
+        elif kind == _EMAIL:
+            emails += (one,)
+        else:
+            raise _UnusualError
+    if position != end:
+        raise _UnusualError
+    return Names.of_texts(dns, uris, emails)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Final, NamedTuple
 
 from cryptography import x509
@@ -75,7 +76,7 @@ class Names(NamedTuple):
         others: int = 0,
     ) -> Names:
         """The names whose texts these are; raises ValueError as `of` does."""
-        for text in (*dns, *uris, *emails):
+        for text in chain(dns, uris, emails):
             if not _VISIBLE_ASCII.fullmatch(text):
                 raise ValueError("a name is empty or has other characters than visible ASCII")
         for address in ips:

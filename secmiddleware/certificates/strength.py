@@ -16,9 +16,12 @@ _MIN_RSA_BITS: Final = 2048
 # P-224 would have 112 bits too, but no TLS 1.3 signature scheme uses it (RFC 8446 §4.2.3).
 _MIN_EC_BITS: Final = 256
 _BROKEN_HASHES: Final = ("md5", "sha1")
-# What the encoding of a key on P-256 (uncompressed) begins with, and its bytes in all (RFC 5480 §2).
-_HEAD: Final = 27
-_SIZE_OF: Final = {bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004"): 91}
+
+# What most leaves have. The encoding of a key on P-256 (uncompressed) begins so, and has so many bytes in all
+# (RFC 5480 §2); a signature by ECDSA over SHA-256 or SHA-384 is named so (RFC 5758 §3.2).
+USUAL_KEY: Final = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
+USUAL_KEY_BYTES: Final = 91
+USUAL_SIGNATURES: Final = bytes.fromhex("300a06082a8648ce3d040302"), bytes.fromhex("300a06082a8648ce3d040303")
 _GOOD_SIGNATURES: Final = frozenset(
     {SignatureAlgorithmOID.ECDSA_WITH_SHA256, SignatureAlgorithmOID.ECDSA_WITH_SHA384}
 )
@@ -66,8 +69,8 @@ def weakness_of_public_key(key: PublicKeyTypes) -> Weakness | None:
 
 def weakness_of_leaf(certificate: x509.Certificate, spki: bytes) -> Weakness | None:
     """As `weakness_of`, without parsing a key whose encoding says its kind and size: most leaves have one."""
-    size = _SIZE_OF.get(spki[:_HEAD])
-    if size is None or len(spki) != size or certificate.signature_algorithm_oid not in _GOOD_SIGNATURES:
+    is_usual = spki.startswith(USUAL_KEY) and len(spki) == USUAL_KEY_BYTES
+    if not is_usual or certificate.signature_algorithm_oid not in _GOOD_SIGNATURES:
         return weakness_of(certificate)
     return None
 

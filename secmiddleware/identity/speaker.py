@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from datetime import datetime
 from typing import Final
 
@@ -31,7 +30,7 @@ def identify(presented: Presented, trust: Trust, now: datetime) -> Identity | Re
         return Refusal("certificate_untrusted", "mtls.source")
     # By source: one certificate may come over several ways, and it is the verdict's own.
     found = judged.spoken.get(presented.source)
-    if not isinstance(found, Identity | Refusal):
+    if found is None:
         found = judged.spoken[presented.source] = _speak(judged, presented.source)
     return found
 
@@ -52,8 +51,8 @@ def _speak(judged: Judged, source: str) -> Identity | Refusal:
         emails=names.emails,
         ips=names.ips,
         spiffe_id=names.spiffe_id,
-        sha256=judged.sha256,
-        spki_sha256=hashlib.sha256(leaf.spki).hexdigest(),
+        sha256=leaf.sha256,
+        spki_sha256=leaf.spki_sha256,
         not_before=leaf.since,
         not_after=leaf.last,
         anchor=anchor.sha256,

@@ -693,7 +693,7 @@ def test_what_is_kept_is_bounded_and_the_verdicts_stay_right(monkeypatch):
     assert all(isinstance(judging.judge(leaf, NOW), Judged) for leaf in leaves)
 
 
-def test_a_verdict_is_kept_with_the_connection_and_found_by_digest_from_another(monkeypatch):
+def test_a_verdict_is_kept_with_the_connection_and_found_from_another(monkeypatch):
     judging, first = trust(), presented(GOOD, CA)
     verdict = judging.judge(first, NOW)
     monkeypatch.setattr(Trust, "_judge", None)  # whoever would judge anew from here on fails
