@@ -5,7 +5,20 @@ from __future__ import annotations
 import warnings
 
 import pytest
-from certificates.shapes import ANY, CLIENT, NOW, SERVER, USAGES, key_of, raw, raw_san, san, strict_ca, usage
+from certificates.shapes import (
+    ANY,
+    CLIENT,
+    NOW,
+    SERVER,
+    USAGES,
+    key_of,
+    raw,
+    raw_san,
+    san,
+    strict_ca,
+    strict_leaf,
+    usage,
+)
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -102,6 +115,21 @@ def test_what_most_cas_issue_is_read_in_one_pass(extensions, kind):
 def test_subjects_without_anything_to_escape_are_read_in_one_pass(subject):
     der = leaf(subject, *USUAL)
     assert in_one_pass(der) == by_the_library(der) is not None
+
+
+@pytest.mark.parametrize("kind", ["p256", "p384", "rsa1024"])
+@pytest.mark.parametrize("signer", ["p256", "rsa2048"])
+def test_what_is_weak_is_the_same_whichever_way_a_leaf_is_read(kind, signer):
+    ca = strict_ca("signer of leaves", key=key_of(signer))
+    der = strict_leaf(ca, key=key_of(kind)).der
+    # SHA-1 with RSA instead of SHA-256: nobody makes such certificates any more.
+    broken = der.replace(bytes.fromhex("2a864886f70d01010b"), bytes.fromhex("2a864886f70d010105"))
+    assert (broken == der) is (signer == "p256")
+    for one in (der, broken):
+        said = in_one_pass(one)
+        assert said is not None
+        assert said == by_the_library(one)
+        assert (said.weakness is None) is (one == der and kind != "rsa1024")
 
 
 def too_long() -> x509.Name:
