@@ -35,7 +35,7 @@ from secmiddleware.messages import Identity, Presented, Reason, Refusal
 _MAX_CHAIN: Final = 10
 _MAX_CHAIN_BYTES: Final = 100 * 1024
 
-# A good chain costs 0.1 to 0.4 ms to verify and a look-up 2 us; each entry holds a few KiB of certificates.
+# A good chain costs 0.1 to 0.4 ms to verify and a look-up 1 us; each entry holds a few KiB of certificates.
 _MAX_KEPT: Final = 1024
 
 _OTHERS_KEPT: Final = 128
