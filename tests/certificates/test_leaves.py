@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
-from hypothesis import given, note
+from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from secmiddleware.certificates.encoding import UNREADABLE
@@ -244,6 +244,8 @@ EXTENSIONS = st.one_of(
 )
 
 
+# Texts and lists are drawn slowly where the machine is busy.
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     st.lists(attributes(), max_size=2),
     st.lists(st.one_of(st.sampled_from(USUAL), st.tuples(EXTENSIONS, st.booleans())), min_size=1, max_size=5),
