@@ -34,6 +34,11 @@ STRANGE_RING = new_ring()
 """Of the same name, but none of its keys is known to RING."""
 
 
+def is_no_token(value: object) -> bool:
+    """Whether a value may be sealed: hypothesis reads our prefix in the code, and tries it as a text."""
+    return not (isinstance(value, str) and value.startswith("sm1."))
+
+
 def seal(value, field="ssn", ring=RING, **context) -> bytes:
     """A JSON string: the token of a raw JSON value."""
     value = value.encode("utf-8") if isinstance(value, str) else value

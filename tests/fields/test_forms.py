@@ -4,7 +4,7 @@ import json
 from urllib.parse import quote_plus
 
 import pytest
-from fields.flowing import exchange, place, request, response, seal, unseal
+from fields.flowing import exchange, is_no_token, place, request, response, seal, unseal
 from fields.form_readers import READERS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -183,7 +183,7 @@ def test_frameworks_see_no_text_at_a_marked_name_that_was_not_sealed(body):
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["ssn", "a", "é", ""]), st.text()), max_size=6))
+@given(st.lists(st.tuples(st.sampled_from(["ssn", "a", "é", ""]), st.text().filter(is_no_token)), max_size=6))
 def test_frameworks_read_what_was_sealed_and_opened_as_it_was(pairs):
     pairs = [(k, v.encode("utf-8", "replace").decode("utf-8")) for k, v in pairs]
     body = "&".join(f"{quote_plus(k)}={quote_plus(v)}" for k, v in pairs).encode()

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 import msgspec
 import pytest
 from django.http.cookie import parse_cookie as django_cookies
-from fields.flowing import JSON, exchange, place, request, response, seal, unseal
+from fields.flowing import JSON, exchange, is_no_token, place, request, response, seal, unseal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import cookie_parser as starlette_cookies
@@ -96,7 +96,7 @@ def test_a_body_without_marks_streams_behind_a_marked_head():
     assert flow.report.opened == 1
 
 
-@given(st.text(st.characters(codec="ascii"), max_size=20))
+@given(st.text(st.characters(codec="ascii"), max_size=20).filter(is_no_token))
 @settings(deadline=None)
 def test_every_ascii_text_in_a_cookie_is_what_frameworks_read(text):
     seen = asked(DECRYPT, headers=[(b"cookie", b"a=1; ssn=" + token(text) + b"; b=2")])
@@ -112,7 +112,7 @@ def test_every_ascii_text_in_a_cookie_is_what_frameworks_read(text):
         assert sealed == spelled + b"; Path=/"
 
 
-@given(st.text(st.characters(codec="utf-8"), max_size=20))
+@given(st.text(st.characters(codec="utf-8"), max_size=20).filter(is_no_token))
 @settings(deadline=None)
 def test_every_text_in_a_query_is_what_everybody_reads(text):
     seen = asked(DECRYPT, query=b"a=%2f+&ssn=" + token(text) + b"&&b")

@@ -12,6 +12,7 @@ from fields.flowing import (
     caller,
     exchange,
     forged,
+    is_no_token,
     place,
     request,
     seal,
@@ -78,7 +79,7 @@ JSON_VALUES = st.recursive(
 )
 
 
-@given(JSON_VALUES, st.booleans())
+@given(JSON_VALUES.filter(is_no_token), st.booleans())
 @PROPERTY
 def test_sealing_then_opening_is_the_identity(value, in_ascii):
     text = json.dumps({"ssn": value, "x": value}, ensure_ascii=in_ascii).encode("utf-8", "surrogatepass")
