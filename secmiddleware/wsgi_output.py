@@ -111,7 +111,7 @@ class Exchange:
         self.observation.end(ExchangeRecord(self._status, self._refusal, self._route, error))
 
 
-class _Leaving:
+class _Leaving(Iterator[bytes]):
     """What the server sends: nothing of the app's is read ahead, and `close` ends the exchange."""
 
     def __init__(self, iterable: Iterable[bytes], exchange: Exchange) -> None:
@@ -120,12 +120,6 @@ class _Leaving:
         self._exchange = exchange
         self._raised: BaseException | None = None
         self._closed = False
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        raise NotImplementedError
 
     def close(self) -> None:
         """Close the app's iterable, once."""

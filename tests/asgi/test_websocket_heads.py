@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote_plus
@@ -27,7 +27,6 @@ MARKS = ["header:X-Id", "cookie:sid", "query:token"]
 CONNECT = {"type": "websocket.connect"}
 SECRET = "secret-0815"
 TOKEN = re.compile(rb"sm1\.[A-Za-z0-9_-]+")
-Headers = list[tuple[bytes, bytes]]
 
 
 @pytest.fixture(scope="module", params=["off", "1m"])
@@ -135,12 +134,12 @@ def connect(
     path: str = "/both",
     *messages: dict[str, Any],
     query: bytes = b"",
-    headers: Headers = [],  # noqa: B006  (nobody changes it)
+    headers: Sequence[tuple[bytes, bytes]] = (),
     offered: bool = True,
     observer: Any = None,
     **more: Any,
 ) -> Call:
-    scope = http_scope(path, type="websocket", scheme="wss", query_string=query, headers=headers, **more)
+    scope = http_scope(path, type="websocket", scheme="wss", query_string=query, headers=[*headers], **more)
     scope["extensions"] = {"websocket.http.response": {}} if offered else {}
     scope["asgi"] = {"version": "3.0", "spec_version": "2.4"}
     if "method" not in more:
