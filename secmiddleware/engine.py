@@ -107,28 +107,34 @@ class Admission:
     """As the app is to see it: nothing in its headers could be taken for a client certificate."""
     request: Flow
     """What happens to the request on its way to the app."""
-    exchange: Exchange = field(repr=False)
+    exchange: Exchange | None = field(repr=False)
+    """What its flows share; None where nothing is marked, and no flow has anything to do."""
     plan: Plan = field(repr=False)
     claims: TokenClaims | None = field(default=None, repr=False)
     """What the caller's bound token says, where the rule requires one."""
     unaccepted: Unaccepted | None = None
     """What was presented in vain, where the settings let its bearer in as nobody."""
 
+    @property
+    def has_opened(self) -> bool:
+        """Whether the app was given plaintext of a caller's."""
+        return self.exchange is not None and bool(self.exchange.opened)
+
     def streamed(self) -> Flow:
         """`request` for an app that takes a body of unknown length, record by record; one or the other."""
-        flow = self.plan.request_flow(self.exchange, streams=True)
+        flow = PASSIVE if self.exchange is None else self.plan.request_flow(self.exchange, streams=True)
         return Bodiless(flow) if isinstance(self.request, Bodiless) else flow
 
     def frames(self) -> Frames | None:
         """What happens to a websocket once its handshake has been let go; None where all of it passes."""
-        return self.plan.frames(self.exchange) if self.plan.marks_anything else None
+        return None if self.exchange is None else self.plan.frames(self.exchange)
 
     def respond(self, method: str) -> Flow:
         """What happens to the response; to be asked for when the request flow has ended, not before.
 
         Whether a response must be held may depend on what the request opened.
         """
-        if not self.plan.marks_anything or self.head.protocol == "websocket":
+        if self.exchange is None or self.head.protocol == "websocket":
             return PASSIVE
         return self.plan.response_flow(self.exchange, method)
 
@@ -163,12 +169,15 @@ def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | R
         return caller
     identity = caller.identity
     plan = snapshot.places.plan_for(path)
-    if is_socket and plan.marks_anything and not plan.sockets:
-        # Its messages would pass unread, both ways.
-        return Refusal("payload_encoding", "fields", identity)
-    revealed = _revealed(snapshot, identity) if snapshot.reveal else _NOTHING
-    exchange = Exchange(snapshot.keyring, now, identity, revealed, head)
-    request = plan.request_flow(exchange) if plan.marks_anything else PASSIVE
+    exchange: Exchange | None = None
+    request = PASSIVE
+    if plan.marks_anything:
+        if is_socket and not plan.sockets:
+            # Its messages would pass unread, both ways.
+            return Refusal("payload_encoding", "fields", identity)
+        revealed = _revealed(snapshot, identity) if snapshot.reveal else _NOTHING
+        exchange = Exchange(snapshot.keyring, now, identity, revealed, head)
+        request = plan.request_flow(exchange)
     its_own = _NOTHING if snapshot.proxy is None else snapshot.proxy.headers
     headers = certificate_headers.strip(head.headers, its_own)
     return Admission(

@@ -136,7 +136,7 @@ class SecurityManager:
     def admit(self, head: RequestHead) -> Admission | Refusal:
         """The verdict on a request that came just now."""
         verdict = admit(head, self.snapshot, datetime.now(UTC))
-        if isinstance(verdict, Admission) and verdict.plan.marks_anything:
+        if isinstance(verdict, Admission) and verdict.exchange is not None:
             verdict.exchange.fresh = self._keys_of_now
         return verdict
 

@@ -120,7 +120,7 @@ class SecMiddleware:
         flow = admission.respond(head.method)
         if not flow.passive:
             # What an app writes into its status line may say what it was given.
-            return Download(flow, exchange, keeps_line=not admission.exchange.opened).drive(self.app, environ)
+            return Download(flow, exchange, keeps_line=not admission.has_opened).drive(self.app, environ)
         if observation.watches:
             return exchange.watch(self.app)
         around = observation.active()

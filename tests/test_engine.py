@@ -235,7 +235,17 @@ def test_a_path_is_marked_where_any_route_of_any_place_is_for_it(routes: list[li
 def test_an_exchange_keeps_the_ring_it_began_with(authority: Authority, snapshot: Snapshot) -> None:
     verdict = admit(_head("/marked/x", _presented(authority)), snapshot, NOW)
     assert isinstance(verdict, Admission)
+    assert verdict.exchange is not None
     assert verdict.exchange.keyring is snapshot.keyring
+
+
+def test_no_exchange_is_made_where_nothing_is_marked_and_nothing_comes_of_it(
+    authority: Authority, snapshot: Snapshot
+) -> None:
+    verdict = admit(_head("/plain", _presented(authority)), snapshot, NOW)
+    assert isinstance(verdict, Admission)
+    assert (verdict.exchange, verdict.has_opened, verdict.frames()) == (None, False, None)
+    assert verdict.streamed().passive
 
 
 def test_nothing_secret_is_in_the_repr_of_a_verdict(authority: Authority, snapshot: Snapshot) -> None:

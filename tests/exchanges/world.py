@@ -47,6 +47,7 @@ from secmiddleware.encryption.padding import padded
 from secmiddleware.encryption.tokens import PREFIX
 from secmiddleware.engine import admit
 from secmiddleware.fields.codings import encoded
+from secmiddleware.fields.flows import Exchange as Within
 from secmiddleware.files import make_private_folder, write_secret
 from secmiddleware.messages import Identity, Refusal, RequestHead, ResponseHead
 from secmiddleware.rotation.stores import open_store
@@ -207,9 +208,12 @@ class World:
         target = target or row.request.target
         presented = self.people.presented(name)
         head = RequestHead("http", "GET", "https", target, target.encode(), presented=presented)
-        verdict = admit(head, self.manager(row.config).snapshot, dt.datetime.now(dt.UTC))
+        snapshot, now = self.manager(row.config).snapshot, dt.datetime.now(dt.UTC)
+        verdict = admit(head, snapshot, now)
         assert not isinstance(verdict, Refusal), verdict
-        tags = verdict.plan.entity_tags(verdict.exchange)
+        # Where nothing is marked nobody makes tags; a row may ask for one, to show that it is none elsewhere.
+        within = verdict.exchange or Within(snapshot.keyring, now, verdict.identity, head=head)
+        tags = verdict.plan.entity_tags(within)
         shown = tags.outward(ResponseHead(200), ((b"etag", tag),), weak=False)
         return shown[0][1].removeprefix(b"W/").strip(b'"').decode("ascii")
 
