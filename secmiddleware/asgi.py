@@ -29,7 +29,7 @@ from secmiddleware.security import SecurityManager
 from secmiddleware.server_kinds import UNKNOWN, kind_of_callables
 from secmiddleware.settings.models import Settings
 from secmiddleware.telemetry.audit import AuditObserver
-from secmiddleware.telemetry.observer import NOTHING, ExchangeRecord, Observer, Stage
+from secmiddleware.telemetry.observer import NOTHING, ExchangeRecord, Observer, Stage, Unobserved
 
 logger = logging.getLogger("secmiddleware.asgi")
 
@@ -119,11 +119,32 @@ class SecMiddleware:
         else:
             verdict = manager.admit(head)
         observation = self._observer.begin(seen_by_the_app(head, verdict), verdict, started_ns)
-        answer = Answer(scope, receive, send, observation)
+        try:
+            if type(observation) is Unobserved and isinstance(verdict, Admission) and verdict.passes:
+                show(scope, verdict.identity, verdict.claims, verdict.unaccepted)
+                scope["headers"] = list(verdict.head.headers)
+                scope["query_string"] = verdict.head.query
+                await self.app(scope, receive, send)
+            else:
+                await self._perform(verdict, scope, receive, Answer(scope, receive, send, observation), head)
+        finally:
+            if manager is not None:
+                scope.pop(_APPLIED_KEY, None)  # a test may give the same scope once more
+
+    async def _perform(
+        self,
+        verdict: Admission | Refusal,
+        scope: Scope,
+        receive: Receive,
+        answer: Answer,
+        came: RequestHead,
+    ) -> None:
+        """What comes of an exchange that somebody watches, or that may still be refused."""
+        observation = answer.observation
         error: str | None = None
         try:
             if isinstance(verdict, Admission):
-                await self._admitted(verdict, scope, receive, answer, head)
+                await self._admitted(verdict, scope, receive, answer, came)
             else:
                 await answer.refuse(verdict)
         except BrokenOffError:
@@ -132,10 +153,12 @@ class SecMiddleware:
             error = f"{type(raised).__module__}.{type(raised).__qualname__}"
             raise
         finally:
-            if manager is not None:
-                scope.pop(_APPLIED_KEY, None)  # a test may give the same scope once more
-            if manager is not None and answer.refusal is not None and answer.refusal.code == "key_unknown":
-                manager.look_soon()
+            if (
+                answer.refusal is not None
+                and answer.refusal.code == "key_unknown"
+                and self._manager is not None
+            ):
+                self._manager.look_soon()
             route = route_of(scope) if observation.watches else None
             observation.end(ExchangeRecord(answer.status, answer.refusal, route, error))
 

@@ -116,6 +116,14 @@ class Admission:
     """What was presented in vain, where the settings let its bearer in as nobody."""
 
     @property
+    def passes(self) -> bool:
+        """Whether all is decided: nothing is done to request or response, and neither is refused any more.
+
+        A websocket never does, since it is judged again while it is open.
+        """
+        return self.exchange is None and self.request is PASSIVE and self.head.protocol != "websocket"
+
+    @property
     def has_opened(self) -> bool:
         """Whether the app was given plaintext of a caller's."""
         return self.exchange is not None and bool(self.exchange.opened)

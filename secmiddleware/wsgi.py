@@ -28,7 +28,7 @@ from secmiddleware.messages import Refusal, RequestHead
 from secmiddleware.security import SecurityManager
 from secmiddleware.server_check import ServerCheck
 from secmiddleware.settings.models import Settings
-from secmiddleware.telemetry.observer import NOTHING, Observer
+from secmiddleware.telemetry.observer import NOTHING, Observer, Unobserved
 from secmiddleware.wsgi_input import Upload
 from secmiddleware.wsgi_output import Download, Exchange
 
@@ -71,19 +71,17 @@ class SecMiddleware:
         head = head_of(environ, names)
         verdict = self._verdict(environ, head)
         observation = self._observer.begin(seen_by_the_app(head, verdict), verdict, started_ns)
-        exchange = Exchange(self._manager, observation, environ, start_response)
         try:
-            if isinstance(verdict, Admission):
-                return self._admitted(head, verdict, environ, exchange, names)
-            return exchange.refuse(verdict)
-        except BaseException as raised:
-            exchange.end(raised)
-            raise
+            if type(observation) is Unobserved and isinstance(verdict, Admission) and verdict.passes:
+                show(environ, verdict.identity, verdict.claims, verdict.unaccepted, names)
+                if verdict.head is not head:
+                    put_head(environ, head, verdict.head)
+                return self.app(environ, start_response)
+            exchange = Exchange(self._manager, observation, environ, start_response)
+            return self._perform(head, verdict, environ, exchange, names)
         finally:
             if environ.get(_APPLIED_KEY) is self:
                 del environ[_APPLIED_KEY]  # the same environ may be given to another app, or once more
-            if not exchange.goes_on:
-                exchange.end()
 
     def _verdict(self, environ: WSGIEnvironment, head: RequestHead) -> Admission | Refusal:
         try:
@@ -96,6 +94,26 @@ class SecMiddleware:
             logger.exception("a request came where the settings cannot be used; it is refused")
             return Refusal("internal_error")
         return self._check.refusal_of(environ) or self._manager.admit(head)
+
+    def _perform(
+        self,
+        head: RequestHead,
+        verdict: Admission | Refusal,
+        environ: WSGIEnvironment,
+        exchange: Exchange,
+        names: Names,
+    ) -> Iterable[bytes]:
+        """What comes of an exchange that somebody watches, or that may still be refused."""
+        try:
+            if isinstance(verdict, Admission):
+                return self._admitted(head, verdict, environ, exchange, names)
+            return exchange.refuse(verdict)
+        except BaseException as raised:
+            exchange.end(raised)
+            raise
+        finally:
+            if not exchange.goes_on:
+                exchange.end()
 
     def _admitted(
         self,

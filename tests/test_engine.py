@@ -248,6 +248,21 @@ def test_no_exchange_is_made_where_nothing_is_marked_and_nothing_comes_of_it(
     assert verdict.streamed().passive
 
 
+def test_only_what_can_be_refused_no_more_passes(authority: Authority, snapshot: Snapshot) -> None:
+    def passes(path: str, **more: object) -> bool:
+        verdict = admit(_head(path, _presented(authority), **more), snapshot, NOW)
+        assert isinstance(verdict, Admission), verdict
+        return verdict.passes
+
+    assert passes("/plain")
+    assert passes("/open/x")
+    assert not passes("/marked/x")
+    assert not passes("/plain", protocol="websocket")  # it is judged again
+    preflight = admit(_head("/live", method="OPTIONS", headers=PREFLIGHT), snapshot, NOW)
+    assert isinstance(preflight, Admission)
+    assert not preflight.passes  # it must have no body
+
+
 def test_nothing_secret_is_in_the_repr_of_a_verdict(authority: Authority, snapshot: Snapshot) -> None:
     text = repr(admit(_head("/marked/x", _presented(authority)), snapshot, NOW))
     assert "Keyring" not in text

@@ -46,12 +46,14 @@ class AuditObserver:
         """`within` sees every exchange too; where it has a trace, its id is the one that is told."""
         self._within = within
 
-    def begin(self, head: RequestHead, verdict: Admission | Refusal, started_ns: int) -> AuditObservation:
-        """The observation of one exchange."""
-        within = None if self._within is None else self._within.begin(head, verdict, started_ns)
-        if within is None or type(within) is Unobserved:
-            return AuditObservation(head, verdict)
-        return _AroundAnother(head, verdict, within)
+    def begin(self, head: RequestHead, verdict: Admission | Refusal, started_ns: int) -> Observation:
+        """The observation of one exchange; nobody's where nobody stands within and nothing is refused."""
+        within = Unobserved(head) if self._within is None else self._within.begin(head, verdict, started_ns)
+        if type(within) is not Unobserved:
+            return _AroundAnother(head, verdict, within)
+        if isinstance(verdict, Admission) and verdict.passes:
+            return within
+        return AuditObservation(head, verdict)
 
 
 class AuditObservation:

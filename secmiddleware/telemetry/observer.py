@@ -67,7 +67,7 @@ NOTHING: Final = nullcontext()
 
 
 class Unobserved:
-    """The observation of an exchange that nobody looks at."""
+    """The observation of an exchange that nobody looks at; it need not be told of any."""
 
     __slots__ = ("head",)
 

@@ -15,15 +15,25 @@ from exchanges.table import Exchange, rows
 from exchanges.world import World
 from secmiddleware.asgi import SecMiddleware
 from secmiddleware.errors import SecMiddlewareError
+from secmiddleware.telemetry.audit import AuditObserver
+from secmiddleware.telemetry.observer import Observer
 
 RUN_HERE = [row for row in rows() if "asgi" not in row.elsewhere]
 
 
 def run(world: World, row: Exchange, scope: dict[str, Any]) -> None:
     """One exchange through the shell, and all checks."""
-    puppet, recorder, server = Puppet(), Recorder(), Server(world, row)
+    recorder = Recorder()
+    send(world, row, scope, recorder)
+    (record,) = recorder.records
+    check_record(row, record)
+
+
+def send(world: World, row: Exchange, scope: dict[str, Any], observer: Observer) -> None:
+    """One exchange through the shell, and all checks of what app and caller saw."""
+    puppet, server = Puppet(), Server(world, row)
     puppet.play(world, row)
-    shell = SecMiddleware(puppet, config=world.manager(row.config), observer=recorder)
+    shell = SecMiddleware(puppet, config=world.manager(row.config), observer=observer)
     try:
         asyncio.run(shell(scope, server.receive, server.send))
     except ToldToRaiseError:
@@ -32,13 +42,16 @@ def run(world: World, row: Exchange, scope: dict[str, Any]) -> None:
         assert row.app.does == "restart" or row.expect.broken_by is not None
     check(world, row, server.outcome())
     check_seen(world, row, puppet.seen)
-    (record,) = recorder.records
-    check_record(row, record)
 
 
 @pytest.mark.parametrize("row", RUN_HERE, ids=lambda row: row.name)
 def test_a_row_comes_out_as_expected(world: World, row: Exchange) -> None:
     run(world, row, scope_of(world, row))
+
+
+@pytest.mark.parametrize("row", RUN_HERE, ids=lambda row: row.name)
+def test_a_row_comes_out_the_same_where_nobody_watches(world: World, row: Exchange) -> None:
+    send(world, row, scope_of(world, row), AuditObserver())
 
 
 @pytest.mark.parametrize("row", [row for row in RUN_HERE if row.request.root_path], ids=lambda row: row.name)

@@ -26,6 +26,7 @@ from secmiddleware.fields.digests import verify_digests
 from secmiddleware.fields.heads import codings_of
 from secmiddleware.fields.limits import Limits
 from secmiddleware.messages import Headers
+from secmiddleware.telemetry.audit import AuditObserver
 
 SECRET = "123-45-6789"
 TOKEN = re.compile(rb"sm1\.[A-Za-z0-9_-]+")
@@ -226,8 +227,8 @@ def masked(body: bytes) -> bytes:
     return TOKEN.sub(lambda found: b"<token of %d>" % len(found[0]), body)
 
 
-def through_asgi(world: World, row: Exchange) -> Seen:
-    puppet, recorder, server = Puppet(), Recorder(), asgi_server.Server(world, row)
+def through_asgi(world: World, row: Exchange, observer: AuditObserver | None = None) -> Seen:
+    puppet, recorder, server = Puppet(), observer or Recorder(), asgi_server.Server(world, row)
     puppet.play(world, row)
     shell = asgi.SecMiddleware(puppet, config=world.manager(row.config), observer=recorder)
     try:
@@ -237,8 +238,8 @@ def through_asgi(world: World, row: Exchange) -> Seen:
     return Seen(server.outcome(), puppet.seen, refused(recorder))
 
 
-def through_wsgi(world: World, row: Exchange) -> Seen:
-    puppet, recorder = WsgiPuppet(), Recorder()
+def through_wsgi(world: World, row: Exchange, observer: AuditObserver | None = None) -> Seen:
+    puppet, recorder = WsgiPuppet(), observer or Recorder()
     puppet.play(world, row)
     shell = wsgi.SecMiddleware(puppet.wsgi, config=world.manager(row.config), observer=recorder)
     outcome, raised = wsgi_server.call(shell, wsgi_server.environ_of(world, row), validated=False)
@@ -246,7 +247,10 @@ def through_wsgi(world: World, row: Exchange) -> Seen:
     return Seen(outcome, puppet.seen, refused(recorder))
 
 
-def refused(recorder: Recorder) -> tuple[str, str | None] | None:
+def refused(recorder: AuditObserver) -> tuple[str, str | None] | None:
+    """How it was refused, where the recorder is one."""
+    if not isinstance(recorder, Recorder):
+        return None
     (record,) = recorder.records
     return None if record.refusal is None else (record.refusal.code, record.refusal.where)
 
@@ -293,6 +297,19 @@ def test_both_shells_come_to_the_same_in_every_corner(world: World, chance: Rand
     assert by_asgi.comparable() == by_wsgi.comparable()
     for seen in (by_asgi, by_wsgi):
         check_sense(row, seen)
+
+
+@given(st.randoms(use_true_random=False))
+@settings(max_examples=250, deadline=None)
+def test_what_nobody_watches_comes_out_as_what_somebody_does(world: World, chance: Random) -> None:
+    row = a_row(chance)
+    told = some(chance, ("x-ssl-client-verify", "SUCCESS"), ("client-cert", ":AAAA:"), ("x-mtls-leaf", "x"))
+    row = replace(row, request=replace(row.request, headers=(*row.request.headers, *told)))
+    note(str(row))
+    for through in (through_asgi, through_wsgi):
+        watched, unwatched = through(world, row), through(world, row, AuditObserver())
+        assert replace(unwatched, refusal=watched.refusal).comparable() == watched.comparable()
+        assert not any(name in dict(saw["headers"]) for saw in unwatched.app_saw for name, _ in told)
 
 
 def test_the_corners_are_reached(world: World) -> None:

@@ -15,6 +15,8 @@ from exchanges.table import Exchange, rows
 from exchanges.world import World
 from exchanges.wsgi_server import call, environ_of, is_valid
 from secmiddleware.errors import SecMiddlewareError
+from secmiddleware.telemetry.audit import AuditObserver
+from secmiddleware.telemetry.observer import Observer
 from secmiddleware.wsgi import SecMiddleware
 
 RUN_HERE = [row for row in rows() if "wsgi" not in row.elsewhere]
@@ -22,11 +24,19 @@ RUN_HERE = [row for row in rows() if "wsgi" not in row.elsewhere]
 
 def run(world: World, row: Exchange, environ: dict[str, Any]) -> None:
     """One exchange through the shell, and all checks."""
-    puppet, recorder = WsgiPuppet(), Recorder()
+    recorder = Recorder()
+    send(world, row, environ, recorder)
+    (record,) = recorder.records
+    check_record(row, record)
+
+
+def send(world: World, row: Exchange, environ: dict[str, Any], observer: Observer) -> None:
+    """One exchange through the shell, and all checks of what app and caller saw."""
+    puppet = WsgiPuppet()
     puppet.play(world, row)
     valid = is_valid(row, environ)
     app = validator(puppet.wsgi) if valid else puppet.wsgi
-    shell = SecMiddleware(app, config=world.manager(row.config), observer=recorder)
+    shell = SecMiddleware(app, config=world.manager(row.config), observer=observer)
     outcome, raised = call(shell, environ, validated=valid)
     if isinstance(raised, ToldToRaiseError):
         assert row.app.does in ("raise", "break")
@@ -36,13 +46,16 @@ def run(world: World, row: Exchange, environ: dict[str, Any]) -> None:
         raise raised
     check(world, row, outcome)
     check_seen(world, row, puppet.seen)
-    (record,) = recorder.records
-    check_record(row, record)
 
 
 @pytest.mark.parametrize("row", RUN_HERE, ids=lambda row: row.name)
 def test_a_row_comes_out_as_expected(world: World, row: Exchange) -> None:
     run(world, row, environ_of(world, row))
+
+
+@pytest.mark.parametrize("row", RUN_HERE, ids=lambda row: row.name)
+def test_a_row_comes_out_the_same_where_nobody_watches(world: World, row: Exchange) -> None:
+    send(world, row, environ_of(world, row), AuditObserver())
 
 
 @pytest.mark.parametrize("row", [row for row in RUN_HERE if row.request.root_path], ids=lambda row: row.name)

@@ -300,8 +300,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from secmiddleware.messages import RequestHead
 from secmiddleware.security import SecurityManager
-from secmiddleware.telemetry.audit import AuditObservation
-from secmiddleware.telemetry.observer import ExchangeRecord
+from secmiddleware.telemetry.observer import ExchangeRecord, Unobserved
 
 manager = SecurityManager.from_config({"service": {"name": "x"}, "mtls": {"client": "off"}}, {})
 
@@ -312,7 +311,7 @@ def exchange(started_ns):
     return observation
 
 def within(observation):
-    return "nobody" if type(observation) is AuditObservation else "somebody"
+    return "nobody" if type(observation) is Unobserved else "somebody"
 
 print(within(exchange(1)))
 spans, reader = InMemorySpanExporter(), InMemoryMetricReader()
