@@ -1,8 +1,8 @@
 """Every token that there could be, every slot that it could be put in, and apps that talk too much.
 
 A token is told apart by what it is bound to (ring, field, purpose, tenant, caller) and by its format. A slot
-is a field with one marked place in bodies, and, under another path, with one in each part of a head. What
-must become of a token in a slot follows from these words alone.
+is a field with one marked place in bodies, and, under a path of its own, with one in each part of a head.
+What must become of a token in a slot follows from these words alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from secmiddleware.encryption.suites import SuiteOne, SuiteThree, SuiteTwo
 from secmiddleware.messages import Identity
 
 PATH: Final = "/all"
-HEADS_PATH: Final = "/heads"
 RING: Final = "table"
 REVEALED_TO: Final = "spiffe://example.org/ops/*"
 
@@ -45,8 +44,16 @@ class Slot:
     def settings(self) -> dict[str, Any]:
         reveal_to = [REVEALED_TO] if self.place.get("response") == "decrypt" else []
         in_body = {"routes": [PATH], "marks": [f'$["{self.name}"]'], **self.place}
-        in_heads = {"routes": [HEADS_PATH], "marks": [f"{part}:{self.name}" for part in PARTS], **self.place}
+        in_heads = {
+            "routes": [self.heads_path],
+            "marks": [f"{part}:{self.name}" for part in PARTS],
+            **self.place,
+        }
         return {"reveal_to": reveal_to, **self.field, "places": [in_body, in_heads]}
+
+    @property
+    def heads_path(self) -> str:
+        return f"/heads/{self.name}"
 
     @property
     def formats(self) -> tuple[str, ...]:
