@@ -39,7 +39,8 @@ def describe(documents: Documents, mount: str) -> tuple[Described, ...]:
     """
     document = documents.root
     version = document.get("openapi")
-    if not isinstance(version, str) or not version.startswith("3."):
+    # In YAML without quotes it is a number, as authors write it and their tools take it.
+    if not isinstance(version, str | float) or not str(version).startswith("3."):
         raise SchemaError("is not an OpenAPI document of version 3")
     survey = Survey(documents)
     bases = _bases(document)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 # Over the largest published documents of APIs. An alias counts as all that it stands for.
 _MOST_NODES: Final = 2_000_000
@@ -25,6 +25,7 @@ _INTEGER: Final = re.compile(r"(?:([-+]?[0-9]+)|0o([0-7]+)|0x([0-9a-fA-F]+))", r
 _FLOAT: Final = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", re.ASCII)
 _SPECIAL: Final = re.compile(r"([-+]?)\.(?:(inf|Inf|INF)|nan|NaN|NAN)", re.ASCII)
 _TAG: Final = "tag:yaml.org,2002:"
+_MERGE: Final = "<<"
 
 
 class YamlError(ValueError):
@@ -67,10 +68,14 @@ class _Open:
         self.before = before  # nodes that were read until here
         self.height = 1
         self.key: str | None = None
+        self.merged: dict[str, Any] | None = None
+        """What a merge key brings; None where there is none."""
+        self.merging: int | None = None
+        """The line of the merge key whose value comes next."""
 
     @property
     def is_at_key(self) -> bool:
-        return isinstance(self.value, dict) and self.key is None
+        return isinstance(self.value, dict) and self.key is None and self.merging is None
 
 
 class _Reading:
@@ -111,6 +116,8 @@ class _Reading:
 
     def _end(self) -> None:
         done = self._open.pop()
+        if done.merged is not None:
+            done.value = {**done.merged, **cast("dict[str, Any]", done.value)}
         size = self._nodes - done.before
         if done.anchor is not None:
             self._anchors[done.anchor] = (done.value, size, done.height)
@@ -138,9 +145,8 @@ class _Reading:
             self._anchors[event.anchor] = (value, 1, 0)
         if not (self._open and self._open[-1].is_at_key):
             self._add(value, 0)
-        elif plain and text == "<<":
-            # It is a key like others in YAML 1.2, and what it merged would be missing.
-            raise YamlError(f"has a merge key (<<), line {line}: write out what it merges")
+        elif plain and text == _MERGE:
+            self._merge(line)
         else:
             self._key(text, line)
 
@@ -150,11 +156,22 @@ class _Reading:
             raise YamlError(f"has the key {text[:100]!r} twice in one mapping, line {line}")
         within.key = text
 
+    def _merge(self, line: int) -> None:
+        within = self._open[-1]
+        if within.merged is not None:
+            raise YamlError(f"has a merge key (<<) twice in one mapping, line {line}: list what it merges")
+        within.merging = line
+
     def _add(self, value: Any, height: int) -> None:
         if not self._open:
             self.root = value
             return
         within = self._open[-1]
+        if within.merging is not None:
+            # It was counted as any value is, so that merging costs no more than what is counted.
+            within.merged, within.merging = _merged(value, within.merging), None
+            within.height = max(within.height, height)
+            return
         within.height = max(within.height, height + 1)
         if isinstance(within.value, list):
             within.value.append(value)
@@ -168,6 +185,30 @@ class _Reading:
             raise YamlError(f"has more than {_MOST_NODES} values, line {line}")
         if len(self._open) + height > _DEEPEST:
             raise YamlError(f"nests deeper than {_DEEPEST}, line {line}")
+
+
+def _merged(value: Any, line: int) -> dict[str, Any]:
+    """What a mapping, or each of a list, brings into another one.
+
+    Of two in a list that have one key, YAML 1.1 takes the first, and PyYAML 6.0.4 the last: that is refused.
+    """
+    several = value if isinstance(value, list) else [value]
+    merged: dict[str, Any] = {}
+    for one in several:
+        if not isinstance(one, dict):
+            raise YamlError(f"has a merge key (<<) of what is no mapping, line {line}")
+        for name, inner in one.items():
+            if not _is_same(merged.setdefault(name, inner), inner):
+                raise YamlError(
+                    f"merges two mappings that both have {name[:100]!r}, line {line}: write it out"
+                )
+    return merged
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two values are one, or equal scalars; comparing more could take long."""
+    scalars = not isinstance(one, dict | list) and type(one) is type(other)
+    return one is other or (scalars and one == other)
 
 
 def _resolve(text: str, line: int) -> Any:

@@ -89,7 +89,16 @@ def test_an_alias_is_what_it_stands_for_and_the_latest_of_its_name(loader):
         ("a: &x 1\nb: &x [*x]", "has an alias within what it stands for, line 2"),
         ("a: *x", "has an alias of nothing, line 1"),
         ("a: &x b\n*x : 1", "has an alias for a key, line 2"),
-        ("a: &x {b: 1}\nc:\n  <<: *x", r"has a merge key \(<<\), line 3"),
+        ("a: 1\n<<: x", r"has a merge key \(<<\) of what is no mapping, line 2"),
+        ("a: 1\n<<:\nb: 2", r"has a merge key \(<<\) of what is no mapping, line 2"),
+        ("<<: [{a: 1}, [{b: 1}]]", r"has a merge key \(<<\) of what is no mapping, line 1"),
+        ("<<: {a: 1}\n<<: {b: 1}", r"has a merge key \(<<\) twice in one mapping, line 2"),
+        ("<<: [{a: 1}, {a: 2}]", "merges two mappings that both have 'a', line 1"),
+        ("<<: [{a: 1}, {a: true}]", "merges two mappings that both have 'a', line 1"),
+        ("<<: [{a: [1]}, {a: [1]}]", "merges two mappings that both have 'a', line 1"),
+        ("<<: {a: 1, a: 2}", "has the key 'a' twice in one mapping"),
+        ("a: &x\n  <<: *x", "has an alias within what it stands for, line 2"),
+        ("<<: &x\n  <<: [*x]", "has an alias within what it stands for, line 2"),
         ("{a: 1}: 2", "has a key that is no text, line 1"),
         ("? [a]\n: 2", "has a key that is no text, line 1"),
         ("a: !!int 1", "has a tag that JSON has not, line 1"),
@@ -112,6 +121,58 @@ def test_what_two_readers_may_read_as_two_things_is_refused_with_the_line(loader
 
 def test_a_quoted_merge_key_is_a_name(loader):
     assert read_yaml(b"'<<': 1") == {"<<": 1}
+    assert read_yaml(b"'<<': 1\n<<: {a: 2}\nb: <<") == {"<<": 1, "a": 2, "b": "<<"}
+
+
+def test_a_merge_key_brings_what_the_mapping_has_not(loader):
+    text = b"""
+    a: &a {x: 1, y: [1]}
+    b: &b {<<: *a, x: 2}
+    c: {x: 3, <<: [{z: 9}, *b, {x: 2, w: 5}]}
+    d: {<<: []}
+    e: {<<: {x: {<<: *a}}}
+    """
+    assert read_yaml(text) == {
+        "a": {"x": 1, "y": [1]},
+        "b": {"x": 2, "y": [1]},
+        "c": {"x": 3, "y": [1], "z": 9, "w": 5},
+        "d": {},
+        "e": {"x": {"x": 1, "y": [1]}},
+    }
+
+
+MERGING = st.recursive(
+    st.sampled_from(["*p", "*q", "{}", "[*q, *p]", "one", "{aa: two}"]),
+    lambda inner: (
+        st.dictionaries(st.sampled_from(["aa", "bb", "<<"]), inner, min_size=1).map(
+            lambda pairs: "{" + ", ".join(f"{name}: {value}" for name, value in pairs.items()) + "}"
+        )
+        | st.lists(inner, max_size=3).map(lambda values: f"[{', '.join(values)}]")
+    ),
+    max_leaves=6,
+)
+
+
+@given(MERGING, MERGING, MERGING)
+def test_what_is_merged_is_what_pyyaml_merges(first, second, third):
+    # Names of two letters: PyYAML 6.0.4 compares keys by identity, which letters alone have in common.
+    anchored = f"p: &p {{aa: 1, cc: {{}}}}\nq: &q {{bb: [2], cc: 3, <<: *p}}\nr: {first}\n"
+    text = f"{anchored}s: {second}\nt: {third}\n"
+    with suppress(YamlError):
+        found = read_yaml(text.encode())
+        assert found == yaml.safe_load(text)
+
+
+def test_merging_is_bounded_as_aliases_are(loader):
+    lines = ["a0: &a0 {" + ", ".join(f"k{n}: {n}" for n in range(100)) + "}"]
+    lines += [f"a{n}: &a{n} {{x{n}: {{<<: [*a{n - 1}, *a{n - 1}]}}, <<: *a{n - 1}}}" for n in range(1, 40)]
+    started = time.perf_counter()
+    with pytest.raises(YamlError, match="has more than 2000000 values"):
+        read_yaml("\n".join(lines).encode())
+    assert time.perf_counter() - started < 10
+    deep = ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} {{x: {{<<: *a{n - 1}}}}}" for n in range(1, 600))]
+    with pytest.raises(YamlError, match="nests deeper than 500"):
+        read_yaml("\n".join(deep).encode())
 
 
 def test_only_utf_8_is_read_with_a_mark_of_it_or_without(loader):

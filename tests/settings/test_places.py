@@ -462,6 +462,29 @@ def test_a_document_in_yaml_marks_what_it_would_mark_in_json(place, name):
     assert by_path(places_of(settings, import_models=False).places) == {"/a": ({"$.no"}, {"$.no"})}
 
 
+MERGING = """\
+openapi: 3.1
+x-parts:
+  secret: &secret {type: string, x-sensitive-data: {field: ssn}}
+  answers: &answers
+    '200':
+      content:
+        application/json:
+          schema: {properties: {ssn: {<<: *secret, maxLength: 11}}}
+paths:
+  /a:
+    get:
+      responses: {<<: *answers, '404': {description: none}}
+"""
+
+
+@pytest.mark.parametrize("version", ["3.0", "3.1", "3.2", "'3.1'", "3.1.0"])
+def test_a_document_with_merge_keys_and_a_version_without_quotes_marks_what_it_merges(place, version):
+    (place.folder / "api.yaml").write_text(MERGING.replace("3.1", version, 1))
+    settings = place.load(OPEN + place_of('openapi = "api.yaml"'))
+    assert by_path(places_of(settings, import_models=False).places) == {"/a": (set(), {"$.ssn"})}
+
+
 def test_a_yaml_document_is_refused_with_what_to_do_where_nothing_reads_it(place, monkeypatch):
     monkeypatch.setitem(sys.modules, "yaml", None)
     (place.folder / "api.yaml").write_text(IN_YAML)
