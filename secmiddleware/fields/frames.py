@@ -88,7 +88,7 @@ class Frames:
 
     def _leaked(self, pieces: Iterable[bytes]) -> Refusal | None:
         pieces = tuple(pieces)
-        found = [guard.found_in_next(pieces) for guard in self._guards]
+        found = [guard.found_in_next(pieces, runs_on=True) for guard in self._guards]
         return next((_leak(field) for field in found if field is not None), None)
 
     def _rewritten(

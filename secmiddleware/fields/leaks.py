@@ -99,14 +99,25 @@ class LeakGuard:
         # What a value would have to hold for straddling two pieces: no app puts a raw NUL there.
         return self._found(_BETWEEN.join(pieces)) if self._looks() else None
 
-    def found_in_next(self, pieces: Iterable[bytes]) -> str | None:
-        """The same for the next unit of a stream, which ends with a line, and for what lies over its edge."""
+    def found_in_next(self, pieces: Iterable[bytes], *, runs_on: bool = False) -> str | None:
+        """The same for the next unit of a stream, and for what lies over its edge.
+
+        A unit ends with a line; where it `runs_on` with the next, as messages may that an app's page puts
+        together, nothing need end with it.
+        """
         text = _BETWEEN.join(pieces)
         before, self._tail = self._tail, (self._tail + text)[-_TAIL:]
         if not self._looks():
             return None
         # Nothing but a value of several lines lies over the end of one.
-        return self._found(before + text if self._has_beginnings else text)
+        if not runs_on and not self._has_beginnings:
+            return self._found(text)
+        found = self._found(before + text)
+        if found is None or self._found(before) is None:
+            return found
+        # The app had it before it was opened here, and it has gone: what comes behind it is for itself.
+        self._tail = text[-_TAIL:]
+        return self._found(text)
 
     @property
     def _has_beginnings(self) -> bool:

@@ -1,8 +1,8 @@
 """What a YAML text says, as JSON would say it: for the documents of an API, which are written in both.
 
 Scalars are what YAML 1.2's core schema calls them (§10.3.2), and keys are texts as they are written: `no` is
-no boolean, and `200` the name of a response. Whatever two readers may take for two things is refused. PyYAML
-is the `openapi` extra; it is imported here only.
+no boolean, and `200` the name of a response. Merge keys (`<<`) merge as YAML 1.1 has it. Whatever two readers
+may take for two things is refused. PyYAML is the `openapi` extra; it is imported here only.
 """
 
 from __future__ import annotations

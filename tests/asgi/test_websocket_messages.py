@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -167,6 +168,59 @@ def test_an_opened_value_does_not_leave_outside_of_a_mark_as_long_as_the_socket_
     talk = Talk(manager, path, f'{{"ssn":"{seal(manager)}"}}', answer=answer)
     assert talk.texts == []
     assert talk.closed == (1011, "seal_failed")
+
+
+@pytest.mark.parametrize(
+    "pieces", [("so 123-45", "-6789 it is"), (b"1", b"23-45-67", b"89"), ("12\\u00", "33-45-6789")]
+)
+def test_an_opened_value_does_not_leave_in_pieces_of_several_messages(
+    manager: SecurityManager, pieces: tuple[Any, ...]
+) -> None:
+    sent = _after_opening(manager, [], pieces)
+    assert sent == [*pieces[:-1], (1011, "seal_failed")]
+
+
+def test_what_the_app_said_before_it_was_opened_holds_nothing_back(manager: SecurityManager) -> None:
+    ssn = "123-45-6789"
+    assert _after_opening(manager, [ssn], ["fine", "and well"]) == [ssn, "fine", "and well"]
+    assert _after_opening(manager, [ssn], ["fine", ssn]) == [ssn, "fine", (1011, "seal_failed")]
+    assert _after_opening(manager, [ssn], ["123-45", "-6789"]) == [ssn, "123-45", (1011, "seal_failed")]
+
+
+def _after_opening(manager: SecurityManager, before: Iterable[Any], after: Iterable[Any]) -> list[Any]:
+    """What the caller gets of what an app says before and after it is given a value."""
+    sent: list[Any] = []
+    messages = [
+        {"type": "websocket.connect"},
+        {"type": "websocket.receive", "text": f'{{"ssn":"{seal(manager)}"}}'},
+    ]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def say(all_of_it: Iterable[Any]) -> None:
+            for one in all_of_it:
+                kind = "text" if isinstance(one, str) else "bytes"
+                await send({"type": "websocket.send", kind: one})
+
+        await receive()
+        await send({"type": "websocket.accept"})
+        await say(before)
+        await receive()
+        with suppress(OSError):
+            await say(after)
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        match message["type"]:
+            case "websocket.send":
+                sent.append(message.get("text") or message.get("bytes"))
+            case "websocket.close":
+                sent.append((message["code"], message["reason"]))
+
+    scope = http_scope("/in", type="websocket", scheme="wss")
+    asyncio.run(SecMiddleware(app, config=manager)(scope, receive, send))
+    return sent
 
 
 def test_where_one_way_is_marked_the_other_is_not_read(manager: SecurityManager) -> None:
