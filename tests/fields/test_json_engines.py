@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 from pathlib import Path
 
 import jsonpath_rfc9535
@@ -58,7 +59,7 @@ def take_all_ways():
     """Lowers the sizes from which on a way is taken, so that small documents take it, too."""
     json_pieces.SMALL = json_rewriting.SMALL = json_pieces._SHORT = 1
     json_pieces._BATCH = 2
-    json_depth._LARGE = 1
+    json_depth._LARGE = json_shapes._RARE = 1
 
 
 def disagreements(seed):
@@ -135,6 +136,7 @@ def ways(request, monkeypatch):
         monkeypatch.setattr(json_pieces, "_BATCH", 2)
         monkeypatch.setattr(json_rewriting, "SMALL", 1)
         monkeypatch.setattr(json_depth, "_LARGE", 1)
+        monkeypatch.setattr(json_shapes, "_RARE", 1)
 
 
 @pytest.mark.usefixtures("ways")
@@ -258,6 +260,25 @@ def test_an_escaped_letter_is_found_however_the_backslashes_lie(parts, sparse):
         assert found
     # An escaped backslash may look like the beginning of an escape, no more than that.
     assert not found or json_shapes.ESCAPED_SIMPLE.search(body)
+
+
+NAMED = st.sampled_from(['"ssn":', '"ssn" \n:\t', '"ssn"', 'ssn":', '\\"ssn":', "ssn", '"', ":", "x" * 40])
+
+
+@given(parts=st.lists(NAMED), cut=st.integers(0, 400))
+def test_a_name_is_found_and_counted_the_same_whether_it_is_rare_or_not(parts, cut):
+    body = b"{" + "".join(parts).encode()
+    ends = [found.end() for found in re.finditer(rb'(?<=")ssn"[ \t\n\r]*:[ \t\n\r]*', body)]
+    finder = json_shapes.Finder("ssn")
+    for due in range(len(ends) + 2):
+        starts, stands = [], []
+        for rare in (1, 1 << 20):
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(json_shapes, "_RARE", rare)
+                starts.append(finder.starts(body, due))
+                stands.append(finder.stands(due, body, (0, cut), (cut, len(body))))
+        assert starts == [ends if due == len(ends) else None] * 2
+        assert stands[0] == stands[1]
 
 
 TEXTS = st.text(st.sampled_from("aé€😀")).map(str.encode) | st.binary()
