@@ -62,9 +62,19 @@ class State:
 
     @cached_property
     def next_element(self) -> re.Pattern[bytes]:
-        """Steps over dull elements, when no more index is wanted; its group is set at the closing bracket."""
-        dull = VALUE if self.other_elements is None else self.other_elements.dull(1)
-        return compiled(rb"(?:" + SEPARATOR + dull + rb")*+" + SEPARATOR + rb"(\])?", re.DOTALL)
+        """Steps over dull elements, when no more index is wanted; where it stops, the last group tells.
+
+        That is `end` behind the closing bracket. It is `inside` within an object, before the first member
+        that is not dull: those before it need not be read again.
+        """
+        wanted = self.other_elements
+        if wanted is None:
+            dull = VALUE
+        elif wanted.wants_within(_OPEN_OBJECT):
+            dull = rb"(?(1)(?!))" + wanted.dull(1, closing=rb"(?:\}|(?P<inside>))")
+        else:
+            dull = wanted.dull(1)
+        return compiled(rb"(?:" + SEPARATOR + dull + rb")*+" + SEPARATOR + rb"(?P<end>\])?", re.DOTALL)
 
     def next_index(self, index: int) -> int | None:
         """The first wanted index that is not below `index`."""
@@ -72,17 +82,18 @@ class State:
             return None
         return min((wanted for wanted in self.elements if wanted >= index), default=None)
 
-    def dull(self, depth: int) -> bytes:
+    def dull(self, depth: int, closing: bytes = rb"\}") -> bytes:
         """A pattern of values in which nothing can be wanted; those that it misses are looked into.
 
         `depth` is how many levels it looks down where something may be wanted at every level. It bounds how
-        often a byte is read again, when a container turns out not to be dull.
+        often a byte is read again, when a container turns out not to be dull. `closing` is what may stand
+        behind the dull members of an object.
         """
         if self.mark is not None:
             return rb"(?!)"
         forms = [STRING, SCALAR]
         if self.other_members is None or depth > 0:
-            forms.append(rb"\{(?:" + SEPARATOR + self._dull_member(depth) + rb")*+" + SEPARATOR + rb"\}")
+            forms.append(rb"\{(?:" + SEPARATOR + self._dull_member(depth) + rb")*+" + SEPARATOR + closing)
         if self.other_elements is None and not self.elements:
             forms.append(rb"\[" + CONTENT + rb"\]")
         elif self.other_elements is not None and not self.elements and depth > 0:

@@ -33,8 +33,17 @@ class DuplicateName(UnreadableJSON):
 
 _SEPARATOR: Final = re.compile(SEPARATOR)
 
-_Place = tuple[int, State | None, bool]
-"""Where the next value of interest begins, what is wanted of it, True; or where all ends, None, False."""
+# What stands where the next value of interest is: nothing more, the value, or those members of it, an object,
+# that have not been stepped over.
+_END: Final = 0
+_VALUE: Final = 1
+_MEMBERS: Final = 2
+
+_STOPS: Final = {None: _VALUE, "inside": _MEMBERS, "end": _END}
+"""By the groups of an array's pattern."""
+
+_Place = tuple[int, State | None, int]
+"""A position, what is wanted of the value there, and what of that stands there."""
 
 
 class _InObject:
@@ -50,15 +59,15 @@ class _InObject:
         found = _match(self._state.next_member, body, position)
         literal: bytes | None = found[1]
         if literal is None:
-            return found.end(), None, False
+            return found.end(), None, _END
         name = text_of_string(literal) if b"\\" in literal else literal[1:-1].decode("utf-8")
         if name is None or name not in self._state.members:
-            return found.end(), self._state.other_members, True
+            return found.end(), self._state.other_members, _VALUE
         if self._seen is not None:
             if name in self._seen:
                 raise DuplicateName
             self._seen.add(name)
-        return found.end(), self._state.members[name], True
+        return found.end(), self._state.members[name], _VALUE
 
 
 class _InArray:
@@ -76,21 +85,21 @@ class _InArray:
         wanted = state.next_index(self._index)
         if wanted is None:
             found = _match(state.next_element, body, position)
-            return found.end(), state.other_elements, found[1] is None
+            return found.end(), state.other_elements, _STOPS[found.lastgroup]
         if self._jumps and wanted > self._index:
             found = _match(_steps_over(wanted - self._index), body, position)
             if found[1] is not None:
-                return found.end(), None, False
+                return found.end(), None, _END
             if is_shallow(body, found.end()):
                 self._index = wanted + 1
-                return found.end(), state.elements[wanted], True
+                return found.end(), state.elements[wanted], _VALUE
             # It may have stopped early, at an element too deep for it: from here on each one is counted.
             self._jumps = False
         position = _match(_SEPARATOR, body, position).end()
         if body[position] == _CLOSE_ARRAY:
-            return position + 1, None, False
+            return position + 1, None, _END
         self._index += 1
-        return position, state.elements.get(self._index - 1, state.other_elements), True
+        return position, state.elements.get(self._index - 1, state.other_elements), _VALUE
 
 
 @lru_cache(maxsize=256)
@@ -107,24 +116,24 @@ def walked(
 ) -> Iterator[Hit]:
     """The hits in the value that begins at `position`, in order. None has its name behind `until`."""
     inside: list[_InObject | _InArray] = []
-    wanted = root
+    wanted, stands = root, _VALUE
     while True:
-        opening = body[position]
+        opening = body[position] if stands == _VALUE else _OPEN_OBJECT
         if wanted is not None and wanted.wants_within(opening):
             inside.append(_InObject(wanted, unique=unique) if opening == _OPEN_OBJECT else _InArray(wanted))
-            position += 1
+            position += stands == _VALUE
         else:
             start, position = position, end_of_value(body, position)
             if wanted is not None and wanted.mark is not None:
                 yield Hit(start, position, wanted.mark)
         if position > until:
             return
-        more = False
-        while inside and not more:
-            position, wanted, more = inside[-1].proceed(body, position)
-            if not more:
+        stands = _END
+        while inside and stands == _END:
+            position, wanted, stands = inside[-1].proceed(body, position)
+            if stands == _END:
                 inside.pop()
-        if not more:
+        if stands == _END:
             return
 
 

@@ -179,6 +179,22 @@ def test_a_name_that_another_member_spells_with_an_escape_does_not_fool_the_coun
     assert outcome(one.locate, body) == outcome(one.walk, body) == [(22, 30, 0)]
 
 
+def test_an_escaped_name_in_an_object_that_nothing_is_wanted_of_stops_no_walk():
+    body = rb'[{"\u0061":1},[{"ssn":22}]]'
+    one = locator("$[*][0].ssn")
+    assert outcome(one.locate, body) == outcome(one.walk, body) == [(22, 24, 0)]
+
+
+def test_members_of_an_element_that_are_stepped_over_on_the_way_to_it_are_none_of_its_marked_ones():
+    # The walk goes on within each element, before the first of its members that is of interest.
+    deep = b"[" * 12 + b"]" * 12
+    body = rb'[{"a":[0],"ssn":1,"b":"ssn"},"ssn",{},{"\u0073sn":2},{"c":{"ssn":0}},{"d":%b,"ssn":3}]' % deep
+    one = locator("$[*].ssn", duplicates="reject")
+    assert [body[start:end] for start, end, _ in outcome(one.walk, body)] == [b"1", b"2", b"3"]
+    twice = body.replace(b'"b":"ssn"', b'"b":0,"ssn":9')
+    assert outcome(one.walk, twice) == "duplicate"
+
+
 @pytest.mark.usefixtures("ways")
 def test_a_value_behind_a_name_that_its_escaped_twin_overwrites_is_found():
     # msgspec keeps the last address, which has nothing; in the text there is one, as there is for msgspec.
