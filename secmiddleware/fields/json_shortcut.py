@@ -24,13 +24,13 @@ from msgspec import UNSET
 from secmiddleware.fields.json_depth import TooDeep, decode_shallow, is_surely_shallow
 from secmiddleware.fields.json_reading import check_utf8
 from secmiddleware.fields.json_shapes import (
-    ESCAPED_SIMPLE,
     Array,
     Finder,
     Object,
     Part,
     Value,
     Values,
+    has_escaped_simple,
     leaves,
     may_escape,
     passed,
@@ -86,7 +86,7 @@ class Shortcut:
         """
         if self._singles is None or len(body) > _SMALL:
             return None
-        if _BACKSLASH in body and ESCAPED_SIMPLE.search(body) is not None:
+        if _BACKSLASH in body and has_escaped_simple(body):
             return None
         places = []
         for single in self._singles:
