@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal, TypeVar, dataclass_transform
 
+from msgspec import Struct
+
 Headers = tuple[tuple[bytes, bytes], ...]
 """Lower-case names; order and duplicates as they came."""
 
@@ -70,7 +72,7 @@ class Peer:
     """Whether a hook has seen the transport itself; else this is what the server says, or what rewrote it."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Presented:
     """A certificate as it was handed over, not judged yet: DER, the leaf apart from the rest of the chain."""
 
@@ -114,11 +116,13 @@ class ResponseHead:
     headers: Headers = field(default=(), repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who is calling: what an accepted chain says of its leaf."""
+class Identity(Struct, frozen=True, gc=False):
+    """Who is calling: what an accepted chain says of its leaf.
 
-    subject: str = field(repr=False)
+    msgspec makes it, frozen at run time and in a third of the time of a dataclass.
+    """
+
+    subject: str
     """RFC 4514; to read, never to decide on. People's names stand in it: it is in no `repr`."""
     issuer: str
     serial: int
@@ -136,7 +140,8 @@ class Identity:
     anchor: str
     """SHA-256 of the DER of the trust anchor that the chain ended in, lower-case hex."""
     source: str
-    der: bytes = field(repr=False, compare=False)
+    der: bytes
+    """The leaf itself; in no `repr`, either."""
     issuers: tuple[str, ...] = ()
     """SHA-256 of the DER of each CA of the verified chain, from the one that issued the leaf to the anchor.
 
@@ -165,6 +170,10 @@ class Identity:
         if self.spiffe_id is not None:
             return "spiffe://" + self.spiffe_id.removeprefix("spiffe://").partition("/")[0]
         return f"anchor:{self.anchor}"
+
+    def __repr__(self) -> str:
+        shown = [name for name in self.__struct_fields__ if name not in {"subject", "der"}]
+        return f"Identity({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
     def __str__(self) -> str:
         """`name`, safe to print: whatever is not visible ASCII, and a backslash, as in a Python literal."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Final, Self
 
 from cryptography import x509
@@ -15,9 +14,6 @@ from secmiddleware.certificates.encoding import spki_of
 from secmiddleware.certificates.faults import end_of
 from secmiddleware.certificates.spiffe import is_spiffe_uri
 from secmiddleware.certificates.strength import Weakness, weakness_of
-
-# Callers of one service come by a handful of CAs.
-_LINES_KEPT: Final = 128
 
 # Constraints on these names are not understood by the library; only where they are critical it says so.
 _UNREAD_CONSTRAINTS: Final = (x509.DirectoryName, x509.OtherName, x509.RegisteredID)
@@ -85,15 +81,14 @@ class Line:
     until: datetime
     """From when, and before when, all of them are valid."""
 
-
-@lru_cache(maxsize=_LINES_KEPT)
-def line_of(issuers: tuple[Issuer, ...]) -> Line:
-    """What is known of these together: issuers are told apart by identity, so that this costs a look-up."""
-    return Line(
-        issuers,
-        tuple(issuer.sha256 for issuer in issuers),
-        tuple(issuer.spki_sha256 for issuer in issuers),
-        any(issuer.constrained or issuer.spiffe_ids for issuer in issuers),
-        max((issuer.since for issuer in issuers), default=datetime.min.replace(tzinfo=UTC)),
-        min((issuer.until for issuer in issuers), default=datetime.max.replace(tzinfo=UTC)),
-    )
+    @classmethod
+    def of(cls, issuers: tuple[Issuer, ...]) -> Self:
+        """What is known of these together."""
+        return cls(
+            issuers,
+            tuple(issuer.sha256 for issuer in issuers),
+            tuple(issuer.spki_sha256 for issuer in issuers),
+            any(issuer.constrained or issuer.spiffe_ids for issuer in issuers),
+            max((issuer.since for issuer in issuers), default=datetime.min.replace(tzinfo=UTC)),
+            min((issuer.until for issuer in issuers), default=datetime.max.replace(tzinfo=UTC)),
+        )

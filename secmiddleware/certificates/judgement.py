@@ -14,16 +14,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import pairwise
-from typing import ClassVar, Final, NamedTuple
+from typing import ClassVar, Final
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import ClientVerifier, PolicyBuilder, Store, VerificationError
+from msgspec import Struct
 
 from secmiddleware.certificates.encoding import UNREADABLE
 from secmiddleware.certificates.faults import Places, behind, date_fault, find_fault
-from secmiddleware.certificates.issuers import Issuer, Line, line_of
-from secmiddleware.certificates.leaves import Leaf, Loaded, load
+from secmiddleware.certificates.issuers import Issuer, Line
+from secmiddleware.certificates.leaves import Leaf, Loaded, MalformedError, load
 from secmiddleware.certificates.names import Names
 from secmiddleware.certificates.profiles import Profile, policies_of
 from secmiddleware.certificates.revocation import Revocations
@@ -37,23 +38,24 @@ _MAX_CHAIN_BYTES: Final = 100 * 1024
 
 # A good chain costs 0.1 to 0.4 ms to verify and a look-up 1 us; each entry holds a few KiB of certificates.
 _MAX_KEPT: Final = 1024
+_MAX_HELD_BYTES: Final = 4096
 
 _OTHERS_KEPT: Final = 128
+_LINES_KEPT: Final = 128
 
 _ALWAYS: Final = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
-# A leaf, and the digest of each certificate that came with it.
-_Key = bytes | tuple[bytes, ...]
+# A leaf, and each certificate that came with it, or its digest where they are large.
+_Key = bytes | tuple[bytes | str, ...]
 
 # What a certificate of the path was issued by, and what it is itself.
 _Link = tuple[x509.Certificate, x509.Certificate]
 
 
-class Judged(NamedTuple):
-    """A chain that is good now: the leaf, the whole path from it to the anchor's, the anchor."""
+class Judged(Struct, frozen=True, gc=False):
+    """A chain that is good now: the leaf, and what it ends in."""
 
     leaf: Leaf
-    chain: tuple[x509.Certificate, ...]
     anchor: TrustAnchor
     line: Line
     """What is known of the certificates of the path behind the leaf."""
@@ -102,6 +104,8 @@ class Trust:
     # Read and written by many threads without a lock: single dict operations only, and losing an entry is
     # harmless.
     _kept: dict[_Key, Judged] = field(init=False, repr=False, compare=False)
+    # By the identities of the certificates of a path behind the leaf.
+    _lines: dict[tuple[int, ...], Line] = field(init=False, repr=False, compare=False)
     # Verdicts on connections are told apart by this and not by the Trust, so that they do not keep it alive.
     _myself: object = field(init=False, repr=False, compare=False)
     _usage: ClassVar[x509.ObjectIdentifier] = ExtendedKeyUsageOID.CLIENT_AUTH
@@ -123,6 +127,7 @@ class Trust:
         object.__setattr__(self, "_issuer_of", known)
         object.__setattr__(self, "_verifiers", None if builder is None else _Verifiers(builder))
         object.__setattr__(self, "_kept", {})
+        object.__setattr__(self, "_lines", {})
         object.__setattr__(self, "_myself", object())
 
     @property
@@ -177,7 +182,7 @@ class Trust:
             places = _places(certificate, others)
             reason = find_fault(places, self.intermediates, self._anchor_of, self._usage, now, found)
             return Rejected("certificate_untrusted", reason)
-        line = line_of(self._issuers_of(found, others))
+        line = self._lines.get(tuple(map(id, found[1:]))) or self._line_of(found[1:], others)
         if line.peculiar:
             rejected = _judge_issuers(line.issuers, leaf.names, _places(certificate, others))
             if rejected is not None:
@@ -192,11 +197,16 @@ class Trust:
         end = found[-1]
         # A pinned leaf is another object than the anchor that it equals.
         anchor = self._anchor_at.get(id(end)) or self._anchor_of[end]
-        return Judged(leaf, found, anchor, line, self._myself, since, until, {})
+        return Judged(leaf, anchor, line, self._myself, since, until, {})
 
-    def _issuers_of(self, path: tuple[x509.Certificate, ...], others: list[Issuer]) -> tuple[Issuer, ...]:
-        """What is known of each certificate of a path behind the leaf."""
-        return tuple([self._issuer_of.get(id(one)) or _issuer_among(others, one) for one in path[1:]])
+    def _line_of(self, path: tuple[x509.Certificate, ...], others: list[Issuer]) -> Line:
+        """What is known of the certificates of a path behind the leaf; remembered."""
+        line = Line.of(tuple(self._issuer_of.get(id(one)) or _issuer_among(others, one) for one in path))
+        if len(self._lines) >= _LINES_KEPT:
+            self._lines.clear()
+        # The line holds the certificates, so that no other gets their identity.
+        self._lines[tuple(map(id, path))] = line
+        return line
 
     def _weakness(self, leaf: Leaf, others: list[Issuer]) -> Rejected | None:
         if leaf.weakness is not None:
@@ -214,11 +224,13 @@ class Trust:
         if self._verifiers is None:
             return "nothing is trusted"
         verifier = self._verifiers.at(now)
-        helping: list[x509.Certificate] = []
-        if others or self.intermediates:
-            pool = (*(other.certificate for other in others), *self.intermediates)
-            # To be told apart, certificates are hashed.
-            helping = [one for one in (dict.fromkeys(pool) if len(pool) > 1 else pool) if one != leaf]
+        helping = [other.certificate for other in others]
+        if self.intermediates:
+            helping.extend(self.intermediates)
+        if len(helping) > 1:  # to be told apart, certificates are hashed
+            helping = list(dict.fromkeys(helping))
+        if leaf in helping:
+            helping.remove(leaf)
         try:
             return tuple(verifier.verify(leaf, helping).chain)
         except VerificationError as error:
@@ -250,27 +262,28 @@ class _Verifiers:
 def _key_of(presented: Presented) -> _Key:
     """What a presented chain is found again by; no two have the same.
 
-    The verdict holds the leaf as it is; what else is sent along is not worth holding.
+    The verdict holds the leaf as it is. What else is sent along is held where it is small, as it mostly is.
     """
-    if not presented.chain:
+    chain = presented.chain
+    if not chain:
         return presented.leaf
-    return (presented.leaf, *[hashlib.sha256(der).digest() for der in presented.chain])
+    if sum(map(len, chain)) <= _MAX_HELD_BYTES:
+        return (presented.leaf, *chain)
+    return (presented.leaf, *[hashlib.sha256(der).hexdigest() for der in chain])
 
 
 def _load(presented: Presented) -> tuple[Loaded, list[Issuer]] | Rejected:
     """The leaf of a presented chain, and what is known of the rest; that is wholly readable."""
-    if presented.chain or len(presented.leaf) > _MAX_CHAIN_BYTES:
-        rejected = _judge_size(presented)
-        if rejected is not None:
-            return rejected
+    der, chain, place = presented.leaf, presented.chain, 0
+    if len(chain) > _MAX_CHAIN or len(der) + sum(map(len, chain)) > _MAX_CHAIN_BYTES:
+        return _too_much(chain)
     others: list[Issuer] = []
-    der, place = presented.leaf, 0
     try:
-        leaf = _load_certificate(der)
-        for der in presented.chain:
+        leaf = load(der)
+        for der in chain:
             place += 1
             others.append(_load_other(der))
-    except _MalformedError as error:
+    except MalformedError as error:
         return Rejected("certificate_malformed", Reason(error.rule, place, str(error)))
     except UNREADABLE:
         # What the library says may quote the certificate.
@@ -279,14 +292,12 @@ def _load(presented: Presented) -> tuple[Loaded, list[Issuer]] | Rejected:
     return leaf, others
 
 
-def _judge_size(presented: Presented) -> Rejected | None:
-    if len(presented.chain) > _MAX_CHAIN:
+def _too_much(chain: tuple[bytes, ...]) -> Rejected:
+    if len(chain) > _MAX_CHAIN:
         detail = f"more than {_MAX_CHAIN} certificates beside the leaf"
         return Rejected("certificate_malformed", Reason("chain_length", 0, detail))
-    if len(presented.leaf) + sum(map(len, presented.chain)) > _MAX_CHAIN_BYTES:
-        detail = f"more than {_MAX_CHAIN_BYTES} bytes of certificates"
-        return Rejected("certificate_malformed", Reason("chain_bytes", 0, detail))
-    return None
+    detail = f"more than {_MAX_CHAIN_BYTES} bytes of certificates"
+    return Rejected("certificate_malformed", Reason("chain_bytes", 0, detail))
 
 
 def _read(loaded: Loaded, der: bytes, path: tuple[x509.Certificate, ...] | str) -> Leaf | Rejected:
@@ -306,25 +317,10 @@ def _read(loaded: Loaded, der: bytes, path: tuple[x509.Certificate, ...] | str) 
         return Rejected("certificate_malformed", Reason("names", 0, str(error)))
 
 
-class _MalformedError(ValueError):
-    def __init__(self, rule: str, detail: str) -> None:
-        super().__init__(detail)
-        self.rule = rule
-
-
-def _load_certificate(der: bytes) -> Loaded:
-    loaded = _, serial, since, last = load(der)
-    if serial <= 0:
-        raise _MalformedError("serial_number", "the serial number is not positive (RFC 5280 §4.1.2.2)")
-    if since > last:
-        raise _MalformedError("validity", "the validity ends before it begins")
-    return loaded
-
-
 # Callers of one CA present the same few certificates behind their leaves.
 @lru_cache(maxsize=_OTHERS_KEPT)
 def _load_other(der: bytes) -> Issuer:
-    return Issuer.of(_load_certificate(der)[0])
+    return Issuer.of(load(der)[0])
 
 
 def _issuer_among(others: list[Issuer], certificate: x509.Certificate) -> Issuer:

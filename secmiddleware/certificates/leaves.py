@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, Self
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from msgspec import Struct
 
 from secmiddleware.certificates.encoding import content_at, spki_of
 from secmiddleware.certificates.faults import behind
@@ -80,21 +81,37 @@ class Purpose(NamedTuple):
         return None
 
 
+class MalformedError(ValueError):
+    """A certificate that can be loaded, and breaks this rule."""
+
+    def __init__(self, rule: str, detail: str) -> None:
+        super().__init__(detail)
+        self.rule = rule
+
+
 def load(der: bytes) -> Loaded:
-    """The certificate of this DER; raises one of UNREADABLE where it is none."""
+    """The certificate of this DER.
+
+    Raises MalformedError where its serial number or its validity is none, one of UNREADABLE where it is no
+    certificate.
+    """
     certificate = x509.load_der_x509_certificate(der)
-    return (
-        certificate,
-        certificate.serial_number,
-        certificate.not_valid_before_utc,
-        certificate.not_valid_after_utc,
-    )
+    serial, since = certificate.serial_number, certificate.not_valid_before_utc
+    last = certificate.not_valid_after_utc
+    if serial <= 0:
+        raise MalformedError("serial_number", "the serial number is not positive (RFC 5280 §4.1.2.2)")
+    if since > last:
+        raise MalformedError("validity", "the validity ends before it begins")
+    return certificate, serial, since, last
 
 
-class Leaf(NamedTuple):
-    """A leaf that can be read wholly. A tuple: nothing else that cannot be changed is made as quickly."""
+class Leaf(Struct, frozen=True, gc=False):
+    """What is known of a leaf that can be read wholly.
 
-    certificate: x509.Certificate
+    msgspec makes it: of what cannot be changed, nothing is made as quickly. It holds no certificate, which
+    would be kept as long and is larger.
+    """
+
     der: bytes
     """All of it."""
     subject: str
@@ -103,8 +120,6 @@ class Leaf(NamedTuple):
     """SHA-256 of its DER, lower-case hex."""
     spki_sha256: str
     """SHA-256 of its SubjectPublicKeyInfo, lower-case hex."""
-    spki: bytes
-    """Its SubjectPublicKeyInfo, as it stands there."""
     names: Names
     purpose: Purpose
     weakness: Weakness | None
@@ -123,12 +138,20 @@ class Leaf(NamedTuple):
         Raises ValueError where a name can be read in two ways.
         """
         certificate, serial, since, last = loaded
-        sha256 = hashlib.sha256(der).hexdigest()
-        subject, spki, spki_sha256, names, purpose, weakness = _read(certificate, der)
+        spki = spki_of(der)
         return cls(
-            certificate, der, subject, sha256, spki_sha256, spki, names, purpose, weakness,
-            serial, since, last, behind(last),
-        )  # fmt: skip
+            der,
+            certificate.subject.rfc4514_string(),
+            hashlib.sha256(der).hexdigest(),
+            hashlib.sha256(spki).hexdigest(),
+            Names.of(certificate),
+            Purpose.of(certificate.extensions),
+            weakness_of_leaf(certificate, spki),
+            serial,
+            since,
+            last,
+            behind(last),
+        )
 
     @classmethod
     def usual(cls, loaded: Loaded, der: bytes) -> Self | None:
@@ -137,45 +160,31 @@ class Leaf(NamedTuple):
         A path is what says that its issuer can be read.
         """
         certificate, serial, since, last = loaded
+        # First: the library has just hashed it for the signature, and its code is at hand.
+        sha256 = hashlib.sha256(der).hexdigest()
         try:
-            # First: the library has just hashed it for the signature, and its code is at hand.
-            sha256 = hashlib.sha256(der).hexdigest()
-            subject, spki, spki_sha256, names, purpose, is_strong = _read_usual(der)
+            subject, spki, extensions, is_strong = _parts(der)
+            key_usage, usages, alt_name = extensions.group(4, 5, 6)
+            purpose = _purpose(key_usage, usages)
+            names = Names() if alt_name is None else _names(alt_name)
         except (LookupError, ValueError):
             return None
         weakness = None if is_strong else weakness_of_leaf(certificate, spki)
         return cls(
-            certificate, der, subject, sha256, spki_sha256, spki, names, purpose, weakness,
+            der, subject, sha256, hashlib.sha256(spki).hexdigest(), names, purpose, weakness,
             serial, since, last, behind(last),
         )  # fmt: skip
 
 
-def _read(
-    certificate: x509.Certificate, der: bytes
-) -> tuple[str, bytes, str, Names, Purpose, Weakness | None]:
-    extensions = certificate.extensions
-    subject, spki = certificate.subject.rfc4514_string(), spki_of(der)
-    weakness = weakness_of_leaf(certificate, spki)
-    return (
-        subject,
-        spki,
-        hashlib.sha256(spki).hexdigest(),
-        Names.of(certificate),
-        Purpose.of(extensions),
-        weakness,
-    )
-
-
-# The usual form. What was loaded is DER, where elements end as their lengths say: nothing is looked for by
-# what it begins with, so that nothing which stands inside of another is taken for it. Only the values of
-# extensions are still unread then, and are compared whole.
+# The usual form. What was loaded is DER, where elements end as their lengths say. Up to the extensions these
+# are followed; behind that a pattern takes over, of which every length is a part, or is compared with what
+# was found.
 
 # A certificate of 256 bytes and more, of version 3.
 _LONG_SEQUENCE: Final = b"\x30\x82"
 _V3: Final = b"\xa0\x03\x02\x01\x02"
 _HEAD: Final = 8
 _SERIAL_NUMBER: Final = _HEAD + len(_V3)
-_EXTENSIONS_TAG: Final = 0xA3
 _LONG: Final = 0x80
 """From here on a length has more than one byte (X.690 §8.1.3.5)."""
 
@@ -203,33 +212,40 @@ _ATTRIBUTES: Final = {
     for tag, text in _TEXTS.items()
 }
 
-_ID_CE: Final = b"\x06\x03\x55\x1d"  # 2.5.29, and one number more
-_CRITICAL: Final = 0x01
-_KEY_USAGE: Final = 15
-_ALT_NAME: Final = 17
-_EXT_KEY_USAGE: Final = 37
-_READ: Final = frozenset((_KEY_USAGE, _ALT_NAME, _EXT_KEY_USAGE))
-# Nothing is asked of these, but that they can be read: how they begin, their length in front. The identifiers
-# of keys are of twenty bytes (RFC 5280 §4.2.1.2).
-_UNASKED: Final = {
-    14: b"\x04\x16\x04\x14",  # subjectKeyIdentifier
-    19: b"\x04\x02\x30\x00",  # basicConstraints of no CA
-    35: b"\x04\x18\x30\x16\x80\x14",  # authorityKeyIdentifier
-}
-# One byte of bits, which stands last, and how many of them are none.
+# Values of extensions, each an OCTET STRING as a whole. Of keyUsage: one byte of bits, which stands last, and
+# how many of them are none.
 _KEY_USAGES: Final[dict[bytes | None, int | None]] = {
-    bytes((0x03, 0x02, (bits & -bits).bit_length() - 1, bits)): bits & _ASKED for bits in range(1, 256)
+    bytes((0x04, 0x04, 0x03, 0x02, (bits & -bits).bit_length() - 1, bits)): bits & _ASKED
+    for bits in range(1, 256)
 } | {None: None}
 _USAGES: Final[dict[bytes | None, frozenset[x509.ObjectIdentifier] | None]] = {
-    x509.ExtendedKeyUsage(usages).public_bytes(): frozenset(usages)
-    for usages in (
-        [ExtendedKeyUsageOID.CLIENT_AUTH],
-        [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH],
-        [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH],
+    bytes((0x04, len(value))) + value: frozenset(usages)
+    for usages, value in (
+        (usages, x509.ExtendedKeyUsage(usages).public_bytes())
+        for usages in (
+            [ExtendedKeyUsageOID.CLIENT_AUTH],
+            [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH],
+            [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH],
+        )
     )
 } | {None: None}
-
-_SEQUENCE: Final = 0x30
+# All extensions, in any order, none of them twice. Of the first three nothing is asked, but that they can be
+# read: identifiers of keys have twenty bytes (RFC 5280 §4.2.1.2), and who is no CA says no more. A name has
+# none of the bytes by which an extension is told, so that it ends where it seems to.
+_EXTENSIONS: Final = re.compile(
+    rb"""
+    \xa3 (?:\x81)? . \x30 (?:\x81)? .
+    (?: \x30 . \x06\x03\x55\x1d (?:
+        \x0e (?(1)(?!))                  (\x04\x16\x04\x14 .{20})                     # subjectKeyIdentifier
+      | \x23 (?(2)(?!))                  (\x04\x18\x30\x16\x80\x14 .{20})             # authorityKeyIdentifier
+      | \x13 (?(3)(?!)) (?:\x01\x01\xff)? (\x04\x02\x30\x00)                          # basicConstraints
+      | \x0f (?(4)(?!)) (?:\x01\x01\xff)? (\x04\x04\x03\x02 ..)                       # keyUsage
+      | \x25 (?(5)(?!)) (?:\x01\x01\xff)? (\x04 . \x30 . (?:\x06\x08 .{7} [\x01\x02])+)  # extendedKeyUsage
+      | \x11 (?(6)(?!)) (?:\x01\x01\xff)? (\x04 . \x30 . (?:[\x81\x82\x86] . [!-~]+)+)   # subjectAltName
+    ))+
+    """,
+    re.VERBOSE | re.DOTALL,
+)
 _EMAIL: Final = 0x81
 _DNS: Final = 0x82
 _URI: Final = 0x86
@@ -239,13 +255,14 @@ class _UnusualError(ValueError):
     """Something is not spelled as it is in most certificates."""
 
 
-def _read_usual(der: bytes) -> tuple[str, bytes, str, Names, Purpose, bool]:
-    """What `_read` says, and whether key and signature are of the usual kind, which is a strong one.
+def _parts(der: bytes) -> tuple[str, bytes, re.Match[bytes], bool]:
+    """Subject, SubjectPublicKeyInfo, extensions, and whether key and signature are of the usual, strong kind.
 
     Raises LookupError or ValueError where something is not as usual.
     """
     if not (der.startswith(_LONG_SEQUENCE, 4) and der.startswith(_V3, _HEAD)):
         raise _UnusualError
+    behind = _HEAD + int.from_bytes(der[_HEAD - 2 : _HEAD], "big")
     start = _SERIAL_NUMBER
     for _field in ("serialNumber", "signature", "issuer", "validity"):
         length = der[start + 1]
@@ -253,20 +270,11 @@ def _read_usual(der: bytes) -> tuple[str, bytes, str, Names, Purpose, bool]:
     first, start = content_at(der, start)
     is_strong = der.startswith(USUAL_KEY, start)
     end = start + USUAL_KEY_BYTES if is_strong else content_at(der, start)[1]
-    if der[end] != _EXTENSIONS_TAG:
+    extensions = _EXTENSIONS.fullmatch(der, end, behind)
+    if extensions is None:
         raise _UnusualError
-    spki = der[start:end]
-    spki_sha256 = hashlib.sha256(spki).hexdigest()
-    position, behind = content_at(der, content_at(der, end)[0])
-    key_usage, usages, alt_name = _values(der, position, behind)
-    return (
-        _subject(der, first, start),
-        spki,
-        spki_sha256,
-        Names() if alt_name is None else _names(alt_name),
-        _purpose(key_usage, usages),
-        is_strong and der.startswith(USUAL_SIGNATURES, behind),
-    )
+    is_strong = is_strong and der.startswith(USUAL_SIGNATURES, behind)
+    return _subject(der, first, start), der[start:end], extensions, is_strong
 
 
 def _subject(der: bytes, position: int, end: int) -> str:
@@ -285,34 +293,18 @@ def _subject(der: bytes, position: int, end: int) -> str:
     return written
 
 
-def _values(der: bytes, position: int, end: int) -> tuple[bytes | None, bytes | None, bytes | None]:
-    """The values of keyUsage, extendedKeyUsage and subjectAltName; each extension is there once."""
-    values: dict[int, bytes] = {}
-    while position < end:
-        # A length of more than one byte would stand where the identifier does, and is none.
-        behind = position + 2 + der[position + 1]
-        number = der[position + 6]
-        value = position + 10 if der[position + 7] == _CRITICAL else position + 7
-        if number in values or not der.startswith(_ID_CE, position + 2):
-            raise _UnusualError
-        if number not in _READ and not der.startswith(_UNASKED[number], value):
-            raise _UnusualError
-        values[number] = der[value + 2 : behind]
-        position = behind
-    return values.get(_KEY_USAGE), values.get(_EXT_KEY_USAGE), values.get(_ALT_NAME)
-
-
 @cache  # of what stands in two closed tables
 def _purpose(key_usage: bytes | None, usages: bytes | None) -> Purpose:
     return Purpose(ca=False, key_usage=_KEY_USAGES[key_usage], usages=_USAGES[usages])
 
 
 def _names(value: bytes) -> Names:
+    """The names of a subjectAltName, of which the extent is known to be that of its texts."""
     dns: tuple[str, ...] = ()
     uris: tuple[str, ...] = ()
     emails: tuple[str, ...] = ()
-    position, end = 2, len(value)
-    if value[0] != _SEQUENCE or value[1] != end - 2:
+    position, end = 4, len(value)
+    if value[1] != end - 2 or value[3] != end - 4:
         raise _UnusualError
     while position < end:
         kind, text = value[position], position + 2
@@ -328,4 +320,4 @@ def _names(value: bytes) -> Names:
             raise _UnusualError
     if position != end:
         raise _UnusualError
-    return Names.of_texts(dns, uris, emails)
+    return Names.of_visible(dns, uris, emails)

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import chain
-from typing import Final, NamedTuple
+from typing import Final
 
 from cryptography import x509
+from msgspec import Struct
 
-from secmiddleware.certificates.spiffe import check_spiffe_id, is_spiffe_uri
+from secmiddleware.certificates.spiffe import check_spiffe_id, is_spiffe_uri, is_usual_spiffe_id
 
 # IA5String of visible characters. A NUL or a line break in a name fools the next reader (CVE-2009-2408).
-_VISIBLE_ASCII: Final = re.compile(r"[!-~]+")
+_is_visible: Final = re.compile(r"[!-~]+").fullmatch
 
 
-class Names(NamedTuple):
+class Names(Struct, frozen=True, gc=False):
     """The names of a leaf, kind by kind, in their order; an IP address in its usual text form."""
 
     dns: tuple[str, ...] = ()
@@ -76,17 +76,31 @@ class Names(NamedTuple):
         others: int = 0,
     ) -> Names:
         """The names whose texts these are; raises ValueError as `of` does."""
-        for text in chain(dns, uris, emails):
-            if not _VISIBLE_ASCII.fullmatch(text):
-                raise ValueError("a name is empty or has other characters than visible ASCII")
+        for texts in (dns, uris, emails):
+            for text in texts:
+                if not _is_visible(text):
+                    raise ValueError("a name is empty or has other characters than visible ASCII")
         for address in ips:
             if "/" in address:
                 raise ValueError("a network stands where an address is due")
-        spiffe_id = None
+        return cls.of_visible(tuple(dns), tuple(uris), tuple(emails), tuple(ips), others)
+
+    @classmethod
+    def of_visible(
+        cls,
+        dns: tuple[str, ...],
+        uris: tuple[str, ...],
+        emails: tuple[str, ...],
+        ips: tuple[str, ...] = (),
+        others: int = 0,
+    ) -> Names:
+        """The same of texts that are known to be visible ASCII, and of addresses, no networks."""
+        if len(uris) == 1 and is_usual_spiffe_id(uris[0]):
+            return cls(dns, uris, emails, ips, uris[0], others)
         for uri in uris:
             if is_spiffe_uri(uri):
                 if len(uris) > 1:
                     raise ValueError("a SPIFFE id stands beside another URI")
                 check_spiffe_id(uri)
-                spiffe_id = uri
-        return cls(tuple(dns), tuple(uris), tuple(emails), tuple(ips), spiffe_id, others)
+                return cls(dns, uris, emails, ips, uri, others)
+        return cls(dns, uris, emails, ips, None, others)

@@ -9,9 +9,11 @@ _MAX_ID_BYTES: Final = 2048  # SPIFFE-ID §2.3
 _TRUST_DOMAIN: Final = re.compile(r"[a-z0-9._-]{1,255}")  # SPIFFE-ID §2.1: lower-case only, at most 255 bytes
 _SEGMENT: Final = re.compile(r"(?!\.\.?\Z)[A-Za-z0-9._-]+")  # SPIFFE-ID §2.2: no empty and no dot segments
 
-
-# A whole id of the kind that is met every day, in one go; of what is not, `check_spiffe_id` says why.
-_USUAL: Final = re.compile(r"spiffe://[a-z0-9._-]{1,255}(?:/(?!\.\.?(?:/|\Z))[A-Za-z0-9._-]+)+")
+# A whole id of the kind that is met every day, in one go: never longer than an id may be. Of what is not such
+# a one, `check_spiffe_id` says why.
+is_usual_spiffe_id: Final = re.compile(
+    r"(?=.{1,2048}\Z)spiffe://[a-z0-9._-]{1,255}(?:/(?!\.\.?(?:/|\Z))[A-Za-z0-9._-]+)+"
+).fullmatch
 
 
 def is_spiffe_uri(uri: str) -> bool:
@@ -24,7 +26,7 @@ def check_spiffe_id(text: str) -> None:
 
     The id of a bare trust domain is one of signing certificates, not of leaves (X509-SVID §3.1).
     """
-    if len(text) <= _MAX_ID_BYTES and _USUAL.fullmatch(text):
+    if is_usual_spiffe_id(text):
         return
     if not text.startswith("spiffe://"):
         raise ValueError("a SPIFFE id starts with spiffe://, in lower case")

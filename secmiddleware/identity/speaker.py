@@ -44,7 +44,7 @@ def _speak(judged: Judged, source: str) -> Identity | Refusal:
     line = judged.line
     return Identity(
         subject=leaf.subject,
-        issuer=line.issuers[0].subject if line.issuers else leaf.certificate.issuer.rfc4514_string(),
+        issuer=line.issuers[0].subject if line.issuers else anchor.certificate.issuer.rfc4514_string(),
         serial=leaf.serial,
         dns=names.dns,
         uris=names.uris,

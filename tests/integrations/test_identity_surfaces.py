@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from asgi.calling import Call, body_messages, http_scope
 from cryptography import x509
@@ -325,7 +326,7 @@ def test_every_surface_shows_the_same_identity(
     )
     for saw in saws:
         around = saw.around
-        assert dataclasses.astuple(saw.identity) == dataclasses.astuple(identity), saw.surface
+        assert saw.identity == identity, saw.surface
         assert around[IDENTITY_KEY] is saw.identity, saw.surface
         assert around[UNACCEPTED_KEY] is None, saw.surface
         assert around[PRESENTED_KEY] is None, saw.surface
@@ -421,7 +422,7 @@ def test_the_chain_that_is_shown_has_nobody_elses_certificate(callers: Callers) 
     twin = mint("below", callers.ca, ca=True)  # the same name, another key
     presented = leaf.behind(victim, twin, signing, callers.ca).presented
     scope = {PRESENTED_KEY: presented, "extensions": {}}
-    identity = dataclasses.replace(_someone(callers), der=leaf.der)
+    identity = msgspec.structs.replace(_someone(callers), der=leaf.der)
     show(scope, identity, None)
     shown = [
         x509.load_pem_x509_certificate(pem.encode())
