@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from secmiddleware.asgi_bodies import Answer, Download, Upload
 from secmiddleware.asgi_lifespan import Lifespan, nothing
+from secmiddleware.asgi_talk import Talk
 from secmiddleware.asgi_websocket import Socket
 from secmiddleware.engine import Admission, seen_by_the_app
 from secmiddleware.errors import BrokenOffError, SecMiddlewareError
@@ -217,7 +218,8 @@ class SecMiddleware:
             return
         # The head that came, and not what is left of it for the app: a proxy's word stands in its headers.
         judge, recheck = partial(manager.admit, came), manager.settings.mtls.recheck
-        socket = Socket(receive, send, judge=judge, recheck=recheck, deny=answer.deny, frames=frames)
+        talk = None if frames is None else Talk(frames, self._offload)
+        socket = Socket(receive, send, judge=judge, recheck=recheck, deny=answer.deny, talk=talk)
         try:
             await socket.drive(self.app, scope, admission)
         finally:

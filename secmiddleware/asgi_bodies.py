@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
+from secmiddleware.asgi_loops import aside
 from secmiddleware.asgi_websocket import deny
 from secmiddleware.errors import BrokenOffError, SecMiddlewareError
 from secmiddleware.fields.flows import Flow
@@ -34,24 +34,15 @@ _HARMLESS_EXTENSIONS: Final = ("tls", _TRAILERS)
 _NO_TRAILERS: Final[Headers] = ((b"server-timing", b""),)
 
 
-def _on_asyncio() -> bool:
-    """Whether the loop that runs us is asyncio's: hypercorn has trio's, too."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
 async def _finish(
     flow: Flow, stage: Stage, observation: Observation, offload: int, *, complete: bool
 ) -> tuple[Event, ...]:
-    """The flow's last events; from `offload` bytes on worked out in a thread while asyncio's loop goes on."""
+    """The flow's last events; from `offload` bytes on worked out in a thread while the loop goes on."""
     start_ns = time.time_ns()
-    if flow.load < offload or not _on_asyncio():
+    if flow.load < offload:
         events = tuple(flow.finish(complete))
     else:
-        events = await asyncio.to_thread(lambda: tuple(flow.finish(complete)))
+        events = await aside(lambda: tuple(flow.finish(complete)))
     observation.stage(stage, start_ns, time.time_ns(), flow.report)
     return events
 

@@ -32,6 +32,8 @@ LAYERS = (
         "asgi",
         "asgi_bodies",
         "asgi_lifespan",
+        "asgi_loops",
+        "asgi_talk",
         "asgi_websocket",
         "wsgi",
         "wsgi_input",
@@ -66,6 +68,11 @@ NEIGHBOURS = {
     ("asgi", "asgi_lifespan"),  # the shell is what starts and stops within it
     ("asgi", "asgi_websocket"),  # the shell puts it round an app's receive and send
     ("asgi", "asgi_bodies"),  # the shell has the bodies driven
+    ("asgi", "asgi_talk"),  # it says from which size on messages leave the loop
+    ("asgi_websocket", "asgi_talk"),  # what is heard and said goes through it
+    ("asgi_websocket", "asgi_loops"),  # asyncio's or trio's
+    ("asgi_talk", "asgi_loops"),
+    ("asgi_bodies", "asgi_loops"),
     ("asgi_bodies", "asgi_websocket"),  # a refusal of a websocket is its denial
     ("wsgi", "wsgi_input"),  # the shell has the bodies driven
     ("wsgi", "wsgi_output"),
@@ -95,8 +102,8 @@ JOSE_DOORS = {
 # Nobody pays for what is not configured.
 OPTIONAL = {
     "backports", "brotli", "cheroot", "django", "fastapi", "flask", "granian", "gunicorn", "h11", "httptools",
-    "hypercorn", "joserfc", "kombu", "opentelemetry", "redis", "starlette", "uvicorn", "uvloop", "waitress",
-    "watchfiles", "websockets", "werkzeug", "wsproto", "yaml",
+    "hypercorn", "joserfc", "kombu", "opentelemetry", "redis", "starlette", "trio", "uvicorn", "uvloop",
+    "waitress", "watchfiles", "websockets", "werkzeug", "wsproto", "yaml",
 }  # fmt: skip
 
 

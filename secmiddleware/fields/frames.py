@@ -57,6 +57,16 @@ class Frames:
         """What was done so far: to messages on the way in, to the answer, to messages on the way out."""
         return self._inward_work.report, self.answer.report, self._outward_work.report
 
+    @property
+    def opens(self) -> bool:
+        """Whether messages that come are read."""
+        return self._inward is not None
+
+    @property
+    def reads_what_leaves(self) -> bool:
+        """Whether messages that leave are: there are marks in them, or there is something to watch for."""
+        return self._outward is not None or bool(self._guards)
+
     def receive(self, message: str | bytes) -> str | bytes | Refusal:
         """What the app gets of a message; or why there must be an end."""
         if self._inward is None:
