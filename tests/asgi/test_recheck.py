@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from servers.pki import Pki
 
 from asgi.calling import http_scope
-from secmiddleware import asgi_websocket
+from secmiddleware import asgi_loops
 from secmiddleware.asgi import SecMiddleware
 from secmiddleware.certificates.judgement import Trust
 from secmiddleware.certificates.manager import CertificateManager
@@ -294,7 +294,7 @@ def test_an_app_of_an_older_asgi_speaks_to_nobody_and_may_say_goodbye(pki: Pki, 
 def test_a_client_that_does_not_read_holds_up_neither_the_app_nor_us(
     pki: Pki, alice: Presented, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asgi_websocket, "_FAREWELL_SECONDS", 0.1)
+    monkeypatch.setattr(asgi_loops, "_FAREWELL_SECONDS", 0.1)
     manager = manager_of(pki)
 
     async def sender(_scope: Any, _receive: Any, send: Any) -> None:
@@ -466,48 +466,3 @@ def test_many_idle_sockets_have_no_task_beside_their_apps(pki: Pki, alice: Prese
         assert all(app.heard == [GONE] for app in apps)
 
     asyncio.run(served())
-
-
-class OtherLoop:
-    """Runs a coroutine that never really waits, with no asyncio about; `now` is what the clock says."""
-
-    now = 0.0
-
-    def run(self, coroutine: Any) -> None:
-        with pytest.raises(StopIteration):
-            coroutine.send(None)
-
-
-@pytest.mark.parametrize("at", ["receive", "send"])
-def test_without_asyncio_it_is_judged_at_its_messages(
-    pki: Pki, alice: Presented, monkeypatch: pytest.MonkeyPatch, at: str
-) -> None:
-    loop, manager = OtherLoop(), manager_of(pki, timedelta(minutes=1))
-    monkeypatch.setattr(asgi_websocket.time, "monotonic", lambda: loop.now)
-    sent: list[dict[str, Any]] = []
-    heard: list[dict[str, Any]] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "websocket.receive", "text": "x"} if heard else {"type": "websocket.connect"}
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-
-    async def app(_scope: Any, receive: Any, send: Any) -> None:
-        heard.append(await receive())
-        await send({"type": "websocket.accept"})
-        distrust(manager)
-        loop.now = 44
-        heard.append(await receive())
-        await send({"type": "websocket.send", "text": "early"})
-        loop.now = 61
-        if at == "receive":
-            heard.append(await receive())
-        await send({"type": "websocket.send", "text": "late"})
-
-    scope = Server(alice).scope
-    loop.run(SecMiddleware(app, config=manager)(scope, receive, send))
-    assert [m["type"] for m in heard[:2]] == ["websocket.connect", "websocket.receive"]
-    assert heard[2:] == ([GONE] if at == "receive" else [])
-    assert [m.get("text") for m in sent] == [None, "early", None]
-    assert sent[-1] == CLOSE
