@@ -6,10 +6,12 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import trio
 import uvloop
 from gunicorn.config import Config as GunicornConfig
 from gunicorn.glogging import Logger
@@ -17,6 +19,7 @@ from gunicorn.sock import create_sockets
 from gunicorn.workers import gasgi
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
+from hypercorn.trio import serve as serve_trio
 
 from secmiddleware.scopes import App
 from secmiddleware.servers.gunicorn_asgi import AsgiWorker
@@ -27,13 +30,20 @@ LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 @contextmanager
 def hypercorn_serving(app: App, options: dict[str, Any], loop: str = "asyncio") -> Iterator[int]:
-    """The port on which hypercorn serves the app, with these options of ours."""
-    stop, started = asyncio.Event(), threading.Event()
-    running: list[asyncio.AbstractEventLoop] = []
+    """The port on which hypercorn serves the app, with these options of ours; `loop` may be trio, too."""
+    started = threading.Event()
+    ends: list[Callable[[], object]] = []
 
     async def until_stopped() -> None:
-        running.append(asyncio.get_running_loop())
+        stop = asyncio.Event()
+        ends.append(partial(asyncio.get_running_loop().call_soon_threadsafe, stop.set))
         started.set()  # the sockets listen from here on
+        await stop.wait()
+
+    async def until_trio_is_stopped() -> None:
+        stop = trio.Event()
+        ends.append(partial(trio.lowlevel.current_trio_token().run_sync_soon, stop.set))
+        started.set()
         await stop.wait()
 
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
@@ -45,15 +55,19 @@ def hypercorn_serving(app: App, options: dict[str, Any], loop: str = "asyncio") 
             with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
                 runner.run(serve(app, config, shutdown_trigger=until_stopped))  # type: ignore[arg-type]
 
-        thread = threading.Thread(target=run, name=f"hypercorn on {loop}")
+        def run_trio() -> None:
+            trio.run(partial(serve_trio, app, config, shutdown_trigger=until_trio_is_stopped))  # type: ignore[arg-type]
+
+        running = run_trio if loop == "trio" else run
+        thread = threading.Thread(target=running, name=f"hypercorn on {loop}")
         thread.start()
         try:
             until(lambda: started.is_set() or not thread.is_alive(), "hypercorn starts")
             assert started.is_set(), "hypercorn has ended instead of starting"
             yield listening.getsockname()[1]
         finally:
-            if running:
-                running[0].call_soon_threadsafe(stop.set)
+            for end in ends:
+                end()
             thread.join(PATIENCE)
             assert not thread.is_alive(), "hypercorn does not stop"
 
