@@ -368,20 +368,6 @@ def test_the_settings_say_how_large_a_body_is_when_it_leaves_the_loop(
     assert len(aside) == 1
 
 
-def test_a_large_body_is_worked_out_on_a_loop_that_is_not_asyncios(
-    manager: SecurityManager, register: Register, token: str
-) -> None:
-    body = json.dumps({"ssn": token, "filler": "x" * LARGE}).encode()
-    headers = [(b"content-type", b"application/json")]
-    scope = http_scope("/marked", method="POST", headers=headers)
-    one = Call(scope, *body_messages(body))
-    # hypercorn also has trio's loop. Where nothing is waited for, any loop is none.
-    with suppress(StopIteration):
-        one.to(protected(register, manager)).send(None)
-    assert (one.status, json.loads(register.bodies[0][1])["ssn"]) == (200, "078-05-1120")
-    assert json.loads(one.body)["ssn"].startswith("sm1.")
-
-
 @pytest.mark.parametrize(("client", "told"), [("off", 0), ("optional", 1)])
 def test_a_silent_server_is_told_of_where_somebody_is_asked_for_a_certificate(
     pki: Pki, register: Register, caplog: pytest.LogCaptureFixture, client: str, told: int
