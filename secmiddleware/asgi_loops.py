@@ -43,13 +43,12 @@ def _on_trio() -> bool:
 async def aside(work: Callable[[], _Result]) -> _Result:
     """What the work gives, done in a thread while the loop goes on.
 
-    It is done to its end, also where whoever waits is cancelled: nobody meets it half done.
+    Once begun it is done to its end, also where whoever waits is cancelled: nobody meets it half done.
     """
     if _on_trio():
         import trio
 
-        with trio.CancelScope(shield=True):
-            return await trio.to_thread.run_sync(work)
+        return await trio.to_thread.run_sync(work)
     done = asyncio.ensure_future(asyncio.to_thread(work))
     try:
         return await asyncio.shield(done)

@@ -287,6 +287,36 @@ def test_a_receive_that_is_given_up_over_a_large_message_loses_it_not(
     assert heard[1:] == [{"n": 1}, BYE]
 
 
+def test_two_that_wait_while_another_message_is_in_work_get_one_each(
+    manager: SecurityManager, gate: Gate, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate.around(monkeypatch, Frames, "send")
+    heard: list[Any] = []
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+
+        async def take() -> None:
+            heard.append(json.loads((await receive())["text"]))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(send, {"type": "websocket.send", "text": large()})
+            await gate.until_reached()
+            for _ in range(2):
+                group.start_soon(take)
+                await anyio.wait_all_tasks_blocked()
+            gate.opened.set()
+
+    async def scenario() -> None:
+        line = Line()
+        line.says('{"n":1}', '{"n":2}')
+        await line.call(app, manager)
+
+    run(backend, scenario)
+    assert heard == [{"n": 1}, {"n": 2}]
+
+
 @pytest.mark.parametrize("way", ["receive", "send"])
 def test_a_socket_that_ends_over_a_large_message_ends_without_it(
     manager: SecurityManager, gate: Gate, backend: str, way: str, monkeypatch: pytest.MonkeyPatch
