@@ -156,7 +156,8 @@ class ServiceSettings(Section):
     # 3 ms where they are not; a thread adds 0.15 ms, and the loop goes on.
     offload: Size = Field(
         default=64 << 10,
-        description="From which size on a marked body is worked on in a thread while asyncio's loop goes on.",
+        description="From which size on a marked body, or a message of a websocket, is worked on in a thread "
+        "while the loop goes on.",
     )
     max_line: Size = Field(
         default=1 << 20,
