@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 from servers.pki import Pki
-from servers.serving import answer_lifespan, serving
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
 
 from asgi.calling import Call, call, http_scope
 from secmiddleware.asgi import SecMiddleware
@@ -307,36 +304,6 @@ def test_a_denial_that_is_a_stream_breaks_off_where_it_cannot_be_sealed(manager:
     assert done.body.startswith(b'{"ssn":"sm1.')
     assert b"oops" not in done.body
     assert all(message["more_body"] for message in done.sent[1:])
-
-
-@pytest.mark.parametrize("ws", ["websockets-sansio", "wsproto"])
-def test_over_the_wire_messages_are_rewritten_and_a_bad_one_ends_the_socket(
-    pki: Pki, manager: SecurityManager, ws: str
-) -> None:
-    async def echo(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            await answer_lifespan(receive, send)
-            return
-        await receive()
-        await send({"type": "websocket.accept"})
-        while (message := await receive())["type"] == "websocket.receive":
-            ssn = json.loads(message["text"]).get("ssn", "")
-            text = json.dumps({"ssn": ssn, "length": len(ssn)})
-            await send({"type": "websocket.send", "text": text})
-
-    with serving(SecMiddleware(echo, config=manager), pki, ws=ws) as port:
-        url = f"wss://localhost:{port}/both"
-        with connect(url, ssl=pki.client("shop/alice"), compression=None) as socket:
-            for value in ('"one"', '"three"'):
-                socket.send(json.dumps({"ssn": seal(manager, value)}))
-                answer = json.loads(socket.recv(10))
-                assert answer["length"] == len(value) - 2
-                assert answer["ssn"].startswith("sm1.")
-            socket.send('{"ssn":"plain"}')
-            with pytest.raises(ConnectionClosed) as ended:
-                socket.recv(10)
-        assert ended.value.rcvd is not None
-        assert (ended.value.rcvd.code, ended.value.rcvd.reason) == (1008, "field_undecryptable")
 
 
 def test_each_message_takes_the_keys_of_its_moment(manager: SecurityManager) -> None:

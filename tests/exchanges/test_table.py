@@ -8,6 +8,7 @@ import pytest
 
 from exchanges.outcome import Outcome, check, check_record, check_seen
 from exchanges.people import BYTES_ONLY, DIES_IN_TLS
+from exchanges.sockets import socket_rows
 from exchanges.table import Exchange, configs, rows
 from exchanges.world import World
 from secmiddleware.encryption.keyring import looks_like_token
@@ -28,7 +29,7 @@ def test_every_code_has_a_row_or_a_reason() -> None:
 
 
 def test_every_config_and_every_certificate_is_used(world: World) -> None:
-    assert {row.config for row in rows()} == set(configs())
+    assert {row.config for row in (*rows(), *socket_rows())} == set(configs())
     people = set(world.people.minted) | set(BYTES_ONLY)
     assert {row.presented for row in rows()} - {""} <= people
     assert people - {row.presented for row in rows()} == set()
