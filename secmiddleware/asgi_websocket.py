@@ -99,8 +99,10 @@ class Socket:
 
         async def call() -> None:
             self._wait(admission)
-            with suppress(SocketEndedError):  # the app has let it through: it is no error of the app's
+            try:
                 await app(scope, self._hear, self._say)
+            except* SocketEndedError:
+                pass  # let through by the app, in a group of its tasks or not: it is no error of the app's
 
         await self._vigil.keep(call)
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
+import anyio
 import pytest
 import trio
 from cryptography import x509
@@ -328,6 +329,50 @@ def test_a_group_that_an_app_raises_is_the_apps(pki: Pki, alice: Presented) -> N
         assert [type(error) for error in raised.value.exceptions] == [OwnError]
 
     run(scenario, quick())
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_an_ended_socket_raises_in_a_task_of_the_app_is_no_error_of_its_either(
+    pki: Pki, alice: Presented, backend: str, fails: bool
+) -> None:
+    manager = manager_of(pki)
+    sent: list[Any] = []
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        distrust(manager)
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(talk, send)
+        except* OSError as ended:
+            others = [OwnError("besides")] if fails else []
+            raise ExceptionGroup("of tasks", [*ended.exceptions, *others]) from None
+
+    async def talk(send: Any) -> None:
+        while True:
+            await send({"type": "websocket.send", "text": "tick"})
+            await anyio.sleep(0.001)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def connected() -> Any:
+        return CONNECT
+
+    async def scenario() -> None:
+        scope = http_scope("/live", type="websocket", scheme="wss", presented=alice)
+        scope["asgi"]["spec_version"] = "2.4"
+        await SecMiddleware(app, config=manager)(scope, connected, send)
+
+    if fails:
+        with pytest.raises(ExceptionGroup) as raised:
+            anyio.run(scenario, backend=backend)
+        assert "OwnError" in repr(raised.value)
+        assert "SocketEndedError" not in repr(raised.value)
+    else:
+        anyio.run(scenario, backend=backend)
+    assert sent[-1] == CLOSE
 
 
 @pytest.mark.parametrize("waits", ["receive", "sleep", "send"])
