@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from services.binaries import Service
-from services.running import Server, ask, free_port
+from services.running import Server, ask, free_port, of_the_system
 
 MODULES = Path("/usr/lib/apache2/modules")
 APACHE = Service("Apache", "libapache2-mod-wsgi-py3", ("apache2",))
@@ -102,10 +102,7 @@ class ApacheServer(Server):
         return [*_AS_NOBODY, *served] if os.geteuid() == 0 else served
 
     def environ(self) -> Mapping[str, str]:
-        kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL"))
-        }
-        return kept | {"LC_ALL": "C.UTF-8"}
+        return of_the_system()
 
     def answers(self) -> bool:
         # It says in words that it speaks TLS.

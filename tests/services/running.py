@@ -24,6 +24,15 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def of_the_system() -> dict[str, str]:
+    """The environment for a server with the system's Python built in.
+
+    That looks for its library beside the first `python3` in the PATH, which may be a virtual environment's.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL"))}
+    return kept | {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}
+
+
 class Server:
     """One server process (a group of its own), with a folder that goes with it.
 

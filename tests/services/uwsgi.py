@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from services.binaries import Service
-from services.running import Server
+from services.running import Server, of_the_system
 
 UWSGI = Service("uWSGI", "uwsgi-plugin-python3", ("uwsgi", "uwsgi-core"))
 PYTHON_PLUGIN = Service(
@@ -49,10 +48,7 @@ class UwsgiServer(Server):
         return [str(self.binary), "--ini", str(config)]
 
     def environ(self) -> Mapping[str, str]:
-        kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL"))
-        }
-        return kept | {"LC_ALL": "C.UTF-8"}
+        return of_the_system()
 
     def answers(self) -> bool:
         # It listens before the app is there.
