@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from secmiddleware.certificates.judgement import Trust
+from secmiddleware.encryption.jwe import FieldJwe
 from secmiddleware.encryption.keyring import Keyring
 from secmiddleware.fields.flows import PASSIVE, Bodiless, Exchange, Flow
 from secmiddleware.fields.frames import Frames
@@ -96,6 +97,8 @@ class Snapshot:
     """Whether anything depends on the path; where nothing does, it is not judged: no reader is misled."""
     tokens: TokenJudge | None = None
     """Who judges bearer tokens; needed where a rule requires them."""
+    jwes: Mapping[str, FieldJwe] = field(default_factory=dict, repr=False)
+    """The keys of JWEs that are not the ring's, by field; needed where a field has such."""
 
 
 @message
@@ -184,7 +187,7 @@ def admit(head: RequestHead, snapshot: Snapshot, now: datetime) -> Admission | R
             # Its messages would pass unread, both ways.
             return Refusal("payload_encoding", "fields", identity)
         revealed = _revealed(snapshot, identity) if snapshot.reveal else _NOTHING
-        exchange = Exchange(snapshot.keyring, now, identity, revealed, head)
+        exchange = Exchange(snapshot.keyring, now, identity, revealed, head, jwes=snapshot.jwes)
         request = plan.request_flow(exchange)
     its_own = _NOTHING if snapshot.proxy is None else snapshot.proxy.headers
     headers = certificate_headers.strip(head.headers, its_own)

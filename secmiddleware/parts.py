@@ -9,14 +9,13 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from ipaddress import ip_address, ip_network
-from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from secmiddleware.certificates.files import TrustFiles, TrustWatch
 from secmiddleware.certificates.manager import CertificateManager
 from secmiddleware.encryption.fernet import ListedFernet
 from secmiddleware.encryption.jwe import FieldJwe
-from secmiddleware.encryption.jwe_keys import SealingKey, load_opening_key, load_sealing_key
+from secmiddleware.encryption.jwe_files import JweFiles
 from secmiddleware.encryption.kek import load_kek
 from secmiddleware.encryption.manager import EncryptionManager, KeyPolicy
 from secmiddleware.encryption.uses import FIRST_BLOCK
@@ -25,6 +24,7 @@ from secmiddleware.errors import ConfigError, Finding
 from secmiddleware.fields.codings import known
 from secmiddleware.fields.limits import HeldBytes, Limits
 from secmiddleware.fields.rules import FieldRule, PlaceRule
+from secmiddleware.fields.values import JweKind
 from secmiddleware.identity.bound_tokens import TokenJudge, TokenRules
 from secmiddleware.identity.jwks import load_jwks
 from secmiddleware.identity.patterns import NamePattern
@@ -44,6 +44,7 @@ from secmiddleware.settings.models import (
     Settings,
 )
 from secmiddleware.settings.places import MarkedPlace, overlapping, places_of
+from secmiddleware.settings.review_jwe import jwe_files
 from secmiddleware.watched import Watched
 
 _logger: Final = logging.getLogger("secmiddleware.security")
@@ -177,21 +178,47 @@ def listed_fernet(field: FieldSettings) -> ListedFernet | None:
     return ListedFernet(key.get_secret_value() for key in field.fernet_keys)
 
 
-def jwe_of(field: FieldSettings, setting: str) -> FieldJwe | None:
-    """With whose keys a field's JWEs are sealed and opened; None where it is the ring's, or it has none.
+def _jwe_files(settings: Settings) -> dict[str, JweFiles]:
+    """What JWEs need of files, by field; not where their keys are the ring's."""
+    named = {name: field.jwe for name, field in settings.fields.items()}
+    return {name: jwe_files(jwe) for name, jwe in named.items() if jwe is not None and "dir" not in jwe.alg}
 
-    Raises ConfigError under the key path `setting` where a file cannot be used.
+
+def jwes_of(settings: Settings) -> dict[str, FieldJwe]:
+    """With whose keys each field's JWEs are sealed and opened, where it is not with the ring's.
+
+    Raises ConfigError with every file that cannot be used.
     """
+    jwes: dict[str, FieldJwe] = {}
+    findings: list[Finding] = []
+    for name, files in _jwe_files(settings).items():
+        match files.read():
+            case FieldJwe() as jwe:
+                jwes[name] = jwe
+            case faults:
+                findings += (
+                    Finding(write_path(("fields", name, "jwe", *fault.at)), fault.message, hint=fault.hint)
+                    for fault in faults
+                )
+    if findings:
+        raise ConfigError(findings)
+    return jwes
+
+
+def watched_jwes_of(settings: Settings) -> Watched[dict[str, FieldJwe]] | None:
+    """The same, and others where a file has changed; None where no field has any."""
+    files = _jwe_files(settings).values()
+    if not files:
+        return None
+    paths = dict.fromkeys(path for one in files for path in one.paths())
+    return Watched(paths, lambda: jwes_of(settings), "keys of JWEs", _logger)
+
+
+def _jwe_kind_of(field: FieldSettings) -> JweKind:
     jwe = field.jwe
     if jwe is None or "dir" in jwe.alg:
-        return None
-    keys = (load_opening_key(path, f"{setting}.keys[{index}]") for index, path in enumerate(jwe.keys))
-    match jwe.recipient:
-        case Path() as path:
-            recipient: SealingKey | Literal["caller"] | None = load_sealing_key(path, f"{setting}.recipient")
-        case told:
-            recipient = "caller" if told == "caller" else None
-    return FieldJwe(tuple(name for name in jwe.alg if name != "dir"), recipient, tuple(keys))
+        return "ring"
+    return "caller" if jwe.recipient == "caller" else "files"
 
 
 def policy_of(settings: Settings) -> Policy:
@@ -241,7 +268,7 @@ def reads_paths(settings: Settings, placed: Sequence[MarkedPlace]) -> bool:
 
 
 def places_for(settings: Settings, placed: Sequence[MarkedPlace]) -> Places:
-    """What is done to the values at these marks. Raises ConfigError where a key of a field cannot be used."""
+    """What is done to the values at these marks."""
     rules = {
         name: FieldRule(
             name,
@@ -255,7 +282,7 @@ def places_for(settings: Settings, placed: Sequence[MarkedPlace]) -> Places:
             field.mask_last,
             field.pad,
             field.rewrap,
-            jwe_of(field, f"fields.{name}.jwe"),
+            _jwe_kind_of(field),
         )
         for name, field in settings.fields.items()
     }

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from weakref import WeakSet
 
+from secmiddleware.encryption.jwe import FieldJwe
 from secmiddleware.encryption.keyring import Keyring
 from secmiddleware.encryption.manager import Transition
 from secmiddleware.engine import Admission, Snapshot, admit
@@ -32,6 +33,7 @@ from secmiddleware.parts import (
     policy_of,
     proxy_of,
     reads_paths,
+    watched_jwes_of,
     watched_tokens_of,
 )
 from secmiddleware.rotation.callbacks import check_events
@@ -47,6 +49,9 @@ from secmiddleware.telemetry.observer import Observer
 
 Listener = TypeVar("Listener", bound=Callable[[Transition], object])
 """A function that is told of a key; what it returns is awaited where that can be, and else ignored."""
+
+_NO_JWES: Final[Mapping[str, FieldJwe]] = {}
+"""One for all, so that a snapshot stays what it is."""
 
 
 class SecurityManager:
@@ -66,6 +71,7 @@ class SecurityManager:
         self.certificates = certificates_of(settings.mtls)
         self.encryption = None if settings.keys is None else encryption_of(settings.keys, environ)
         self._tokens = watched_tokens_of(settings)
+        self._jwes = watched_jwes_of(settings)
         self._doors = doors_of(settings.mtls)
         self._proxy = proxy_of(settings.mtls, self._doors)
         self._line = self._watching(settings.rotation)
@@ -85,6 +91,7 @@ class SecurityManager:
             shows_unaccepted=settings.mtls.unaccepted == "show",
             reads_paths=reads_paths(settings, placed),
             tokens=None if self._tokens is None else self._tokens.made,
+            jwes=_NO_JWES if self._jwes is None else self._jwes.made,
         )
         self.observer: Observer = AuditObserver(self._telemetry())
         self._changing = threading.Lock()
@@ -116,15 +123,17 @@ class SecurityManager:
         snapshot = self._snapshot
         keyring = self.encryption.keyring if self.encryption is not None else None
         tokens = None if self._tokens is None else self._tokens.made
+        jwes = _NO_JWES if self._jwes is None else self._jwes.made
         trust, proxy = self.certificates.trust, self._proxy
         if (
             snapshot.keyring is not keyring
             or snapshot.trust is not trust
             or snapshot.tokens is not tokens
             or snapshot.proxy is not proxy
+            or snapshot.jwes is not jwes
         ):
             self._snapshot = snapshot = replace(
-                snapshot, keyring=keyring, trust=trust, tokens=tokens, proxy=proxy
+                snapshot, keyring=keyring, trust=trust, tokens=tokens, proxy=proxy, jwes=jwes
             )
         return snapshot
 
@@ -140,8 +149,9 @@ class SecurityManager:
             verdict.exchange.fresh = self._keys_of_now
         return verdict
 
-    def _keys_of_now(self) -> tuple[Keyring | None, datetime]:
-        return self.snapshot.keyring, datetime.now(UTC)
+    def _keys_of_now(self) -> tuple[Keyring | None, Mapping[str, FieldJwe], datetime]:
+        snapshot = self.snapshot
+        return snapshot.keyring, snapshot.jwes, datetime.now(UTC)
 
     def start(self) -> None:
         """Read the key ring and begin to watch it. Raises SecMiddlewareError where none is to be had."""
@@ -194,6 +204,7 @@ class SecurityManager:
             "certificates": self.certificates.status(),
             "proxies": [{"trouble": door.trouble} for door in self._doors],
             "tokens": None if self._tokens is None else {"trouble": self._tokens.trouble},
+            "jwes": None if self._jwes is None else {"trouble": self._jwes.trouble},
             "encryption": self.encryption.status() if self.encryption is not None else None,
             "rotation": self._line.health() if self._line is not None else None,
         }
@@ -207,7 +218,7 @@ class SecurityManager:
         return Vitals(expiries, keyring.ring, keyring.gen, keyring.primary(now).activate_at)
 
     def _watching(self, rotation: RotationSettings) -> RotationLine | None:
-        """The line for the ring and the files of certificates and tokens, where there is either."""
+        """The line for the ring and the files of certificates, tokens and JWEs, where there is either."""
         watches: list[Callable[[], object]] = []
         if self.certificates.watches:
             watches.append(self.certificates.look)
@@ -215,6 +226,8 @@ class SecurityManager:
             watches.append(self._look_at_doors)
         if self._tokens is not None:
             watches.append(self._tokens.look)
+        if self._jwes is not None:
+            watches.append(self._jwes.look)
         if self.encryption is None:
             return RotationLine(None, poll=rotation.poll, watches=watches) if watches else None
         return RotationLine(

@@ -7,7 +7,9 @@ tokens are made of is `jwe`'s. joserfc is imported where a key is read, and not 
 from __future__ import annotations
 
 import hashlib
+import re
 from base64 import urlsafe_b64encode
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -44,6 +46,11 @@ _UNREADABLE: Final = (
     ValueError, TypeError, KeyError, AttributeError, OverflowError, UnsupportedAlgorithm,
     x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, Warning,
 )  # fmt: skip
+# The two lines of each key in PEM have the same words.
+_PRIVATE_BLOCK: Final = re.compile(
+    rb"-----BEGIN ([A-Z0-9 ]*)PRIVATE KEY-----.*?-----END \1PRIVATE KEY-----", re.DOTALL
+)
+_PRIVATE_LINE: Final = b"PRIVATE KEY-----"
 _NOT_ACCEPTED: Final = "is not of a kind that is accepted"
 _KINDS: Final = "RSA of 2048 bits or more, or an elliptic curve: P-256, P-384 or P-521"
 
@@ -89,7 +96,7 @@ def load_sealing_key(path: Path, setting: str) -> SealingKey:
         if b"PRIVATE KEY-----" in data:
             raise _Unfit("holds a private key", "its owner keeps it: only the public half belongs here")
         if data.lstrip().startswith(b"{"):
-            return SealingKey(*_of_jwk(data, private=False))
+            return SealingKey(*_of_jwk(parse_object(data), private=False))
         if b"-----BEGIN CERTIFICATE-----" in data:
             return _of_certificate(x509.load_pem_x509_certificate(data))
         key = _checked(serialization.load_pem_public_key(data))
@@ -103,28 +110,49 @@ def load_sealing_key(path: Path, setting: str) -> SealingKey:
         raise ConfigError([Finding(setting, f"{path} holds no public key", hint=hint)]) from None
 
 
-def load_opening_key(path: Path, setting: str) -> OpeningKey:
-    """A private key of ours in a file that is private to its owner: in PEM, unencrypted, or a JWK.
+def load_opening_keys(path: Path, setting: str) -> tuple[OpeningKey, ...]:
+    """The private keys of ours in a file that is private to its owner, in its order; one at least.
 
-    Its name is the JWK's `kid`, else the thumbprint of RFC 7638. Raises ConfigError under the key path
-    `setting`, and tells nothing of the key.
+    They are in PEM, unencrypted, one below the other; or a JWK, or a JWK Set (RFC 7517 §5). The name of each
+    is the JWK's `kid`, else the thumbprint of RFC 7638. Raises ConfigError under the key path `setting`, and
+    tells nothing of a key.
     """
     try:
         data = read_secret(path, limit=_LARGEST)
-        if data.lstrip().startswith(b"{"):
-            algorithm, (_, kid), key = _of_jwk(data, private=True)
-            return OpeningKey(algorithm, kid, key)
-        if b"ENCRYPTED" in data:
-            raise _Unfit("is encrypted", "a server starts without a password: decrypt the key")
-        key = _checked(serialization.load_pem_private_key(data, password=None))
-        return OpeningKey(_algorithm_of(key), key.thumbprint(), key)
+        is_jwk = data.lstrip().startswith(b"{")
+        keys = tuple(_opening_jwks(parse_object(data)) if is_jwk else _opening_pems(data))
+        if len({key.kid for key in keys}) < len(keys):
+            raise _Unfit("holds two keys of one kid", "a kid names one key")
+        return keys
     except SecretFileError as error:
         raise ConfigError([Finding(setting, str(error))]) from None
     except _Unfit as error:
         raise ConfigError([Finding(setting, f"{path} {error}", hint=error.hint)]) from None
     except _UNREADABLE:
-        hint = "it is a PRIVATE KEY in PEM, unencrypted, or a JWK"
+        hint = "it is a PRIVATE KEY in PEM, unencrypted, or a JWK, or several of them"
         raise ConfigError([Finding(setting, f"{path} holds no private key", hint=hint)]) from None
+
+
+def _opening_pems(data: bytes) -> Iterator[OpeningKey]:
+    if b"ENCRYPTED" in data:
+        raise _Unfit("is encrypted", "a server starts without a password: decrypt the key")
+    blocks = [found[0] for found in _PRIVATE_BLOCK.finditer(data)]
+    if not blocks:
+        raise ValueError("no key")
+    if data.count(_PRIVATE_LINE) != 2 * len(blocks):
+        raise _Unfit("breaks off within a key")
+    for block in blocks:
+        key = _checked(serialization.load_pem_private_key(block, password=None))
+        yield OpeningKey(_algorithm_of(key), key.thumbprint(), key)
+
+
+def _opening_jwks(raw: dict[str, Any]) -> Iterator[OpeningKey]:
+    members = raw.get("keys", [raw])
+    if not isinstance(members, list) or not members or not all(isinstance(one, dict) for one in members):
+        raise ValueError("no set of keys")
+    for member in members:
+        algorithm, (_, kid), key = _of_jwk(member, private=True)
+        yield OpeningKey(algorithm, kid, key)
 
 
 def key_of_caller(certificate: bytes) -> SealingKey:
@@ -164,11 +192,10 @@ def _check_usage(certificate: x509.Certificate, algorithm: Algorithm) -> None:
         raise _Unfit("is not for encryption: its key usage lacks keyAgreement")
 
 
-def _of_jwk(data: bytes, *, private: bool) -> tuple[Algorithm, tuple[str, str], Any]:
+def _of_jwk(raw: dict[str, Any], *, private: bool) -> tuple[Algorithm, tuple[str, str], Any]:
     from joserfc.errors import JoseError
     from joserfc.jwk import JWKRegistry
 
-    raw = parse_object(data)
     kind, kid, use, operations = raw.get("kty"), raw.get("kid"), raw.get("use"), raw.get("key_ops")
     if "keys" in raw:
         raise _Unfit("is a set of keys", "name a file that holds one")

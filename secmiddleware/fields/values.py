@@ -6,7 +6,7 @@ around it, are others' business (json_rewriting, flows).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal
@@ -30,6 +30,7 @@ Bind = Literal["none", "tenant", "caller"]
 Encoding = Literal["json", "text"]
 Otherwise = Literal["token", "mask", "null", "refuse"]
 AlreadySealed = Literal["refuse", "skip"]
+JweKind = Literal["ring", "files", "caller"]
 
 _NULL: Final = b"null"
 
@@ -57,8 +58,8 @@ class FieldRule:
     """The step, in bytes, to whose multiples values are padded before they are sealed; 0: they are not."""
     rewrap: bool = False
     """Whether tokens that pass through are renewed where an old key sealed them."""
-    jwe: FieldJwe | None = field(default=None, repr=False)
-    """Whose keys its JWEs are of, where they are not the ring's."""
+    jwe: JweKind = "ring"
+    """Whose keys its JWEs are of: the ring's, those of files, or the caller's, beside files to open with."""
 
     def __post_init__(self) -> None:
         if self.pad and self.encoding != "json":
@@ -69,7 +70,7 @@ class FieldRule:
     @property
     def is_for_one_caller(self) -> bool:
         """Whether what one caller receives is of no use to another."""
-        return self.bind != "none" or (self.jwe is not None and self.jwe.to_caller)
+        return self.bind != "none" or self.jwe == "caller"
 
     @property
     def formats(self) -> tuple[Format, ...]:
@@ -119,15 +120,19 @@ class Exchange:
     """The request's head as it came."""
     opened: Opened = field(default_factory=Opened, repr=False)
     """The leak guard's memory: field and raw JSON value of all that the app was given of guarded fields."""
+    jwes: Mapping[str, FieldJwe] = field(default_factory=dict, repr=False)
+    """The keys of JWEs that are not the ring's, by field."""
     streaming: bool = False
     """Whether more may be opened while the response is on its way."""
-    fresh: Callable[[], tuple[Keyring | None, datetime]] | None = field(default=None, repr=False)
+    fresh: Callable[[], tuple[Keyring | None, Mapping[str, FieldJwe], datetime]] | None = field(
+        default=None, repr=False
+    )
     """What gives the keys and the time of this moment; without it, those of the beginning stay."""
 
     def renew(self) -> None:
         """Take the keys and the time of this moment: for each event of a stream, anew."""
         if self.fresh is not None:
-            self.keyring, self.now = self.fresh()
+            self.keyring, self.jwes, self.now = self.fresh()
 
 
 @dataclass(slots=True)
@@ -217,8 +222,8 @@ class ValueWork:
             value = rule.listed.open(token)
         if value is None:
             context = self._context(rule, token_format)
-            if token_format == "jwe" and rule.jwe is not None:  # noqa: S105  (a format)
-                value = rule.jwe.open(token, context, self._keyring().ring)
+            if token_format == "jwe" and rule.jwe != "ring":  # noqa: S105  (a format)
+                value = self._exchange.jwes[rule.name].open(token, context, self._keyring().ring)
             else:
                 value = self._keyring().open(token, context, self._exchange.now)
         self.report.opened += 1
@@ -232,11 +237,12 @@ class ValueWork:
         """The JSON string of a new token, counted. Formats are sealed here and nowhere else."""
         keyring, context = self._keyring(), self._context(rule, rule.format)
         value = padded(value, rule.pad)
-        if rule.format == "jwe" and rule.jwe is not None:
+        if rule.format == "jwe" and rule.jwe != "ring":
             identity = self._exchange.identity
-            if identity is None and rule.jwe.to_caller:
+            if identity is None and rule.jwe == "caller":
                 raise _Unbound
-            token = rule.jwe.seal(value, context, keyring.ring, None if identity is None else identity.der)
+            certificate = None if identity is None else identity.der
+            token = self._exchange.jwes[rule.name].seal(value, context, keyring.ring, certificate)
         else:
             token = keyring.seal(value, context, self._exchange.now)
             self.report.kids.add(keyring.primary(self._exchange.now).kid)
@@ -274,7 +280,7 @@ class ValueWork:
         Raises KeyUnknown and TokenError.
         """
         token_format = _format_of(rule, token)
-        if not rule.rewrap or token_format is None or rule.jwe is not None:
+        if not rule.rewrap or token_format is None or rule.jwe != "ring":
             return False
         # What is bound to nothing would be bound to whoever had it pass through here, or the reverse.
         if not WITHOUT_ASSOCIATED_DATA.isdisjoint((token_format, rule.format)):

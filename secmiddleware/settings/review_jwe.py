@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
-from secmiddleware.encryption.jwe_keys import load_opening_key, load_sealing_key
-from secmiddleware.errors import ConfigError
+from secmiddleware.encryption.jwe_files import JweFiles
 from secmiddleware.settings.mistakes import Mistake, Note
 from secmiddleware.settings.models import FieldSettings, JweSettings, Settings
 from secmiddleware.settings.positions import KeyPath
@@ -82,26 +81,16 @@ def _with_keys(
 
 
 def _files(here: KeyPath, jwe: JweSettings) -> Iterator[Note]:
-    alg, fitting = (*here, "alg"), " or ".join(f'"{name}"' for name in jwe.alg)
-    if isinstance(jwe.recipient, Path):
-        at: KeyPath = (*here, "recipient")
-        try:
-            key = load_sealing_key(jwe.recipient, "")
-            if key.algorithm not in jwe.alg:
-                message = f"{jwe.recipient} holds a key of {key.algorithm}, but alg is {fitting}"
-                yield Mistake(at, message), (alg,)
-        except ConfigError as error:
-            yield from ((Mistake(at, found.message, found.hint), ()) for found in error.findings)
-    names: dict[str, int] = {}
-    for index, path in enumerate(jwe.keys):
-        at = (*here, "keys", index)
-        try:
-            ours = load_opening_key(path, "")
-        except ConfigError as error:
-            yield from ((Mistake(at, found.message, found.hint), ()) for found in error.findings)
-            continue
-        if ours.algorithm not in jwe.alg:
-            yield Mistake(at, f"{path} holds a key of {ours.algorithm}, but alg is {fitting}"), (alg,)
-        earlier = names.setdefault(ours.kid, index)
-        if earlier != index:
-            yield Mistake(at, f"has the kid of keys[{earlier}]", "a kid names one key"), ()
+    alg: KeyPath = (*here, "alg")
+    read = jwe_files(jwe).read()
+    for fault in read if isinstance(read, tuple) else ():
+        yield Mistake((*here, *fault.at), fault.message, fault.hint), ((alg,) if fault.of_alg else ())
+
+
+def jwe_files(jwe: JweSettings) -> JweFiles:
+    """The files that the settings name; not for `dir`, which has none."""
+    told = jwe.recipient
+    recipient: Path | Literal["caller"] | None = told if isinstance(told, Path) else None
+    if told == "caller":
+        recipient = "caller"
+    return JweFiles(tuple(name for name in jwe.alg if name != "dir"), recipient, jwe.keys)

@@ -15,7 +15,7 @@ from encryption.jose import to_ec, to_rsa
 from encryption.rings import KEK, manager_of, started
 
 from secmiddleware.encryption.jwe import FieldJwe
-from secmiddleware.encryption.jwe_keys import load_opening_key
+from secmiddleware.encryption.jwe_keys import load_opening_keys
 from secmiddleware.encryption.keyring import Context
 from secmiddleware.encryption.manager import utc_now
 from secmiddleware.errors import TokenError
@@ -141,7 +141,7 @@ def outcomes(tmp_path):
         key = tmp_path / "key"
         key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         key.chmod(0o600)
-        opening = load_opening_key(key, "")
+        opening = load_opening_keys(key, "")[0]
         done = node(DECODER, "--key", key, "payments", "ssn", told=token.decode())
         try:
             ours = FieldJwe((opening.algorithm,), None, (opening,))

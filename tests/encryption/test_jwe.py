@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 from secmiddleware.encryption.derivation import JWE_DIRECT, derive
 from secmiddleware.encryption.jwe import LONGEST_HEADER, DirectJwe, FieldJwe, kid_of_jwe, read_header
-from secmiddleware.encryption.jwe_keys import load_opening_key, load_sealing_key
+from secmiddleware.encryption.jwe_keys import load_opening_keys, load_sealing_key
 from secmiddleware.encryption.keyring import Context
 from secmiddleware.encryption.tokens import format_of
 from secmiddleware.errors import KeyUnknown, SealError, TokenError
@@ -65,7 +65,7 @@ def pair(tmp_path_factory):
         return SimpleNamespace(
             private=private,
             public=private.public_key(),
-            ours=load_opening_key(ours, ""),
+            ours=load_opening_keys(ours, "")[0],
             theirs=load_sealing_key(theirs, ""),
         )
 

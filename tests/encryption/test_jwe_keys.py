@@ -20,7 +20,7 @@ from encryption.jose import b64u, jwk_of, opened
 from encryption.rings import RING
 
 from secmiddleware.encryption.jwe import FieldJwe
-from secmiddleware.encryption.jwe_keys import key_of_caller, load_opening_key, load_sealing_key
+from secmiddleware.encryption.jwe_keys import key_of_caller, load_opening_keys, load_sealing_key
 from secmiddleware.encryption.keyring import Context
 from secmiddleware.errors import ConfigError, SealError
 
@@ -87,7 +87,7 @@ def told(load, path):
 def test_keys_in_pem_and_jwk_are_one_key_by_one_name(put, kind, form):
     private = key_of(kind)
     algorithm = RSA if kind == "rsa2048" else EC
-    ours = [load_opening_key(put(data), "") for data in (pem(private, form), private_jwk(private))]
+    ours = [load_opening_keys(put(data), "")[0] for data in (pem(private, form), private_jwk(private))]
     jwk = {name: value for name, value in private_jwk(private).items() if name != "d"}
     theirs = [load_sealing_key(put(data, 0o644), "") for data in (public_pem(private), jwk)]
     names = {key.kid for key in ours} | {key.named[1] for key in theirs}
@@ -106,7 +106,7 @@ def test_a_key_without_a_name_goes_by_the_thumbprint_of_rfc_7638(put):
     told = {**RFC_7638, "kid": "2011-04-29", "alg": RSA, "use": "enc", "key_ops": ["wrapKey"]}
     assert load_sealing_key(put(told), "").named == ("kid", "2011-04-29")
     named = {**private_jwk(key_of("p256")), "kid": "ours", "use": "enc", "alg": EC, "key_ops": ["deriveKey"]}
-    assert load_opening_key(put(named), "").kid == "ours"
+    assert load_opening_keys(put(named), "")[0].kid == "ours"
 
 
 def test_a_recipient_may_be_a_certificate_and_goes_by_its_thumbprint(put):
@@ -186,7 +186,35 @@ def test_what_nothing_can_be_sealed_to_is_told_and_nothing_of_it(put, case):
         assert secret not in found
 
 
+def test_a_file_may_hold_several_private_keys_and_says_which_is_first(put):
+    one, other = key_of("p256"), key_of("rsa2048")
+    jwks = {"keys": [private_jwk(one), private_jwk(other)]}
+    # As OpenSSL writes it, with what it is of above.
+    old = b"-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n" + pem(
+        one, PrivateFormat.TraditionalOpenSSL
+    )
+    for data in (pem(one) + pem(other), old + b"and so on\n" + pem(other), jwks):
+        keys = load_opening_keys(put(data), "")
+        assert [key.algorithm for key in keys] == [EC, RSA]
+        assert [key.kid for key in keys] == [load_opening_keys(put(pem(k)), "")[0].kid for k in (one, other)]
+
+
 NOT_FOR_OPENING = {
+    "half of a second key": (
+        pem(key_of("p256")) + pem(key_of("p256", 1))[:100], "breaks off within a key",
+    ),
+    "half of a first key": (
+        pem(key_of("p256"))[:100] + pem(key_of("p256", 1)), "breaks off within a key",
+    ),
+    "a second key that is none": (
+        pem(key_of("p256")) + b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+        "holds no private key",
+    ),
+    "one key twice": (pem(key_of("p256")) * 2, "holds two keys of one kid"),
+    "an empty set of keys": ({"keys": []}, "holds no private key"),
+    "a set of texts": ({"keys": ["a"]}, "holds no private key"),
+    "a set with a public key": ({"keys": [CURVE, PUBLIC]}, "holds a public key"),
+    "a set that is none": ({"keys": {"a": CURVE}}, "holds no private key"),
     "a public key in PEM": (public_pem(key_of("p256")), "holds no private key"),
     "a public key as JWK": (PUBLIC, "holds a public key"),
     "an encrypted key": (
@@ -211,17 +239,17 @@ NOT_FOR_OPENING = {
 @pytest.mark.parametrize("case", NOT_FOR_OPENING)
 def test_what_nothing_can_be_opened_with_is_told_and_nothing_of_it(put, case):
     data, message = NOT_FOR_OPENING[case]
-    found = told(load_opening_key, put(data))
+    found = told(load_opening_keys, put(data))
     assert message in found
     assert CURVE["d"] not in found
 
 
 def test_a_private_key_that_others_may_read_is_not_taken_and_a_public_one_is(put):
-    assert "others may use it" in told(load_opening_key, put(pem(key_of("p256")), 0o640))
+    assert "others may use it" in told(load_opening_keys, put(pem(key_of("p256")), 0o640))
     load_sealing_key(put(public_pem(key_of("p256")), 0o644), "")
 
 
-@pytest.mark.parametrize("load", [load_sealing_key, load_opening_key])
+@pytest.mark.parametrize("load", [load_sealing_key, load_opening_keys])
 def test_what_is_no_file_or_too_large_is_told(tmp_path, put, load):
     assert "there is no such file" in told(load, tmp_path / "nothing")
     folder = tmp_path / "folder"

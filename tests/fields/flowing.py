@@ -90,8 +90,8 @@ def place(
     return PlaceRule(FieldRule(name, **field), marks, request, response, required, already_sealed)
 
 
-def exchange(*, ring=RING, identity=None, revealed=(), now=NOW) -> Exchange:
-    return Exchange(ring, now, identity, frozenset(revealed))
+def exchange(*, ring=RING, identity=None, revealed=(), now=NOW, jwes=None) -> Exchange:
+    return Exchange(ring, now, identity, frozenset(revealed), jwes=jwes or {})
 
 
 @dataclass

@@ -11,7 +11,7 @@ from encryption.jose import header_of, opened, to_rsa
 from fields.flowing import RING, caller, exchange, place, request, response, seal, unseal
 
 from secmiddleware.encryption.jwe import FieldJwe
-from secmiddleware.encryption.jwe_keys import load_opening_key
+from secmiddleware.encryption.jwe_keys import load_opening_keys
 from secmiddleware.encryption.keyring import Context
 from secmiddleware.encryption.tokens import format_of
 from secmiddleware.fields.values import ValueWork
@@ -39,7 +39,7 @@ def ours(tmp_path_factory):
     path = tmp_path_factory.mktemp("ours") / "open.pem"
     path.write_bytes(key_of("rsa2048").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     path.chmod(0o600)
-    return FieldJwe((RSA,), None, (load_opening_key(path, ""),))
+    return FieldJwe((RSA,), None, (load_opening_keys(path, "")[0],))
 
 
 def sealed_to_us(value, **told):
@@ -47,15 +47,23 @@ def sealed_to_us(value, **told):
     return b'"' + token + b'"'
 
 
-def asked(value, *, within=None, action="decrypt", **field):
+def kind_of(jwe):
+    """How a rule says whose these keys are."""
+    return "ring" if jwe is None else "caller" if jwe.to_caller else "files"
+
+
+def asked(value, *, within=None, action="decrypt", jwe=None, **field):
     """What the app gets for a value: its bytes, or the refusal."""
-    work = ValueWork(exchange() if within is None else within)
+    within = exchange() if within is None else within
+    work = ValueWork(replace(within, jwes={"ssn": jwe}))
+    field["jwe"] = kind_of(jwe)
     return work.on_request(place("$.ssn", request=action, **field), value, "$.ssn")
 
 
-def answered(value, identity=None, **field):
+def answered(value, identity=None, *, jwe=None, **field):
     """What the caller gets for a value of the app's."""
-    work = ValueWork(exchange(identity=identity))
+    work = ValueWork(exchange(identity=identity, jwes={"ssn": jwe}))
+    field["jwe"] = kind_of(jwe)
     return work.on_response(place("$.ssn", response="encrypt", **field), value, "$.ssn")
 
 
@@ -141,9 +149,9 @@ def test_nothing_is_sent_to_a_caller_whose_certificate_is_not_for_encryption(kin
     identity, _ = with_certificate(kind, *usages)
     assert answered(SSN, identity, format="jwe", jwe=TO_CALLER) == UNSEALED
     answer = response(
-        [place("$.ssn", response="encrypt", format="jwe", jwe=TO_CALLER)],
+        [place("$.ssn", response="encrypt", format="jwe", jwe="caller")],
         b'{"ssn":%s}' % SSN,
-        within=exchange(identity=identity),
+        within=exchange(identity=identity, jwes={"ssn": TO_CALLER}),
     )
     assert (answer.code, answer.pieces) == ("seal_failed", [])
 
@@ -156,11 +164,11 @@ def test_who_has_no_certificate_gets_nothing():
 
 def test_a_response_for_one_caller_is_not_for_caches():
     identity, _ = with_certificate("p256")
-    for jwe, private in ((TO_CALLER, True), (None, False)):
+    for jwe, private in (("caller", True), ("ring", False)):
         answer = response(
             [place("$.ssn", response="encrypt", format="jwe", jwe=jwe)],
             b'{"ssn":%s}' % SSN,
-            within=exchange(identity=identity),
+            within=exchange(identity=identity, jwes={"ssn": TO_CALLER}),
         )
         assert (b"private" in b"".join(answer.values(b"cache-control"))) is private
 
@@ -173,7 +181,9 @@ def test_what_callers_seal_to_us_is_opened_for_the_app(ours):
     for field in ({"format": "jwe"}, {"also_open": ("jwe",)}):
         assert asked(token, jwe=ours, **field) == SSN
     opened_here = request(
-        [place("$.ssn", request="decrypt", also_open=("jwe",), jwe=ours)], b'{"n":1.10,"ssn":%s}' % token
+        [place("$.ssn", request="decrypt", also_open=("jwe",), jwe="files")],
+        b'{"n":1.10,"ssn":%s}' % token,
+        within=exchange(jwes={"ssn": ours}),
     )
     assert opened_here.body == b'{"n":1.10,"ssn":"078-05-1120"}'
     # The field's own tokens stay what they were, and a token of ours is none that was sealed to us.
@@ -204,8 +214,8 @@ def test_what_is_no_json_value_is_not_put_into_the_body(ours, value):
 def test_a_key_of_ours_is_told_where_the_token_names_it(ours):
     (key,) = ours.keys
     for told, kids in (({"kid": key.kid}, {key.kid}), ({}, set())):
-        work = ValueWork(exchange())
-        rule = place("$.ssn", request="decrypt", format="jwe", jwe=ours)
+        work = ValueWork(exchange(jwes={"ssn": ours}))
+        rule = place("$.ssn", request="decrypt", format="jwe", jwe="files")
         assert work.on_request(rule, sealed_to_us(SSN, **told), "$.ssn") == SSN
         assert (work.report.opened, work.report.kids) == (1, kids)
 

@@ -387,7 +387,7 @@ def test_each_record_is_sealed_with_the_keys_and_at_the_time_of_its_moment():
     within = exchange()
     flow = streamed(SEAL, "lines", within)
     first = data_in(flow.feed(b'{"ssn":1}\n'))
-    within.fresh = lambda: (STRANGE_RING, NOW + timedelta(hours=1))
+    within.fresh = lambda: (STRANGE_RING, {}, NOW + timedelta(hours=1))
     second = data_in(flow.feed(b'{"ssn":1}\n'))
     assert unseal(json_token(first)) == b"1"
     assert unseal(json_token(second), ring=STRANGE_RING) == b"1"
@@ -403,9 +403,9 @@ def test_a_record_of_a_key_that_came_during_the_upload_opens():
     flow = uploaded(DECRYPT, within=within)
     assert data_in(flow.feed(b'{"ssn":%b}\n' % seal("1"))) == b'{"ssn":1}\n'
     later = b'{"ssn":%b}\n' % seal("2", ring=STRANGE_RING)
-    within.fresh = lambda: (STRANGE_RING, NOW)
+    within.fresh = lambda: (STRANGE_RING, {}, NOW)
     assert data_in(flow.feed(later)) == b'{"ssn":2}\n'
-    within.fresh = lambda: (RING, NOW)
+    within.fresh = lambda: (RING, {}, NOW)
     assert [event.code for event in flow.feed(later)] == ["key_unknown"]
 
 

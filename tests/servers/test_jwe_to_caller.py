@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key as
 from encryption.jose import header_of, opened, to_ec
 
 from secmiddleware.certificates.contexts import client_context
-from secmiddleware.encryption.jwe_keys import load_opening_key
+from secmiddleware.encryption.jwe_keys import load_opening_keys
 from secmiddleware.files import write_secret
 from servers.pki import Pki
 from servers.serving import HTTP, answer_lifespan, ask, protected, reply, serving
@@ -84,7 +84,7 @@ def served(request: pytest.FixtureRequest, pki: Pki, tmp_path_factory: Any) -> I
         },
     )
     with serving(protected(app, settings), pki, http=request.param) as port:
-        kid = load_opening_key(folder / "open.key", "").kid
+        kid = load_opening_keys(folder / "open.key", "")[0].kid
         yield SimpleNamespace(port=port, public=ours.public_key(), kid=kid)
 
 

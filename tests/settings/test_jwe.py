@@ -53,8 +53,10 @@ def with_keys(place):
 
 
 def rule_of(place, text):
-    (found,) = {one.rule.field for one in SecurityManager(place.load(BASE + text)).snapshot.places._places}
-    return found
+    """The rule of the one field, and its keys where they are not the ring's."""
+    snapshot = SecurityManager(place.load(BASE + text)).snapshot
+    (found,) = {one.rule.field for one in snapshot.places._places}
+    return found, snapshot.jwes.get("card")
 
 
 # What loads.
@@ -62,13 +64,15 @@ def rule_of(place, text):
 
 @pytest.mark.parametrize("recipient", ["", 'recipient = "ring"\n'])
 def test_with_dir_the_keys_are_the_rings(with_keys, recipient):
-    assert rule_of(with_keys, field('alg = "dir"\n' + recipient)).jwe is None
-    assert rule_of(with_keys, field('alg = ["dir"]\nenc = "A256GCM"\n')).jwe is None
+    for said in ('alg = "dir"\n' + recipient, 'alg = ["dir"]\nenc = "A256GCM"\n'):
+        rule, keys = rule_of(with_keys, field(said))
+        assert (rule.jwe, keys) == ("ring", None)
 
 
 def test_a_field_is_sealed_to_one_key_and_opened_with_several(with_keys):
     text = field(EITHER + 'recipient = "file:ec.pem"\nkeys = ["rsa.key", "old.key", "ec.key"]\n')
-    jwe = rule_of(with_keys, text).jwe
+    rule, jwe = rule_of(with_keys, text)
+    assert rule.jwe == "files"
     assert isinstance(jwe.recipient, SealingKey)
     assert [key.algorithm for key in jwe.keys] == ["RSA-OAEP-256", "RSA-OAEP-256", "ECDH-ES+A256KW"]
     assert jwe.keys[2].kid == jwe.recipient.named[1]
@@ -76,14 +80,15 @@ def test_a_field_is_sealed_to_one_key_and_opened_with_several(with_keys):
 
 
 def test_a_field_is_sealed_to_its_caller(with_keys):
-    jwe = rule_of(with_keys, field(EITHER + CALLER, SEALS)).jwe
+    rule, jwe = rule_of(with_keys, field(EITHER + CALLER, SEALS))
+    assert rule.jwe == "caller"
     assert jwe.to_caller
     assert (jwe.algorithms, jwe.keys) == (("RSA-OAEP-256", "ECDH-ES+A256KW"), ())
 
 
 def test_a_field_of_another_format_opens_what_was_sealed_to_us(with_keys):
-    rule = rule_of(with_keys, field(RSA + 'keys = ["rsa.key"]\n', keys='also_open = ["jwe"]\n'))
-    assert (rule.format, rule.also_open, rule.jwe.recipient) == ("aead", ("jwe",), None)
+    rule, jwe = rule_of(with_keys, field(RSA + 'keys = ["rsa.key"]\n', keys='also_open = ["jwe"]\n'))
+    assert (rule.format, rule.also_open, jwe.recipient) == ("aead", ("jwe",), None)
 
 
 def test_a_recipient_may_be_pinned_by_certificate_behind_a_proxy(with_keys):
@@ -256,6 +261,18 @@ def test_a_file_that_has_changed_since_the_review_stops_the_start(with_keys):
     (with_keys.folder / "rsa.key").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"fields\.card\.jwe\.keys\[0\]"):
         SecurityManager(loaded)
+
+
+def test_a_file_may_hold_several_keys_of_which_each_opens(with_keys):
+    """An old key stays below the new one, and both change at one stroke."""
+    both = b"".join((with_keys.folder / f"{name}.key").read_bytes() for name in ("rsa", "old"))
+    with_keys.secret("both.key", both)
+    _, jwe = rule_of(with_keys, field(RSA + 'keys = ["both.key"]\n', OPENS))
+    apart = rule_of(with_keys, field(RSA + 'keys = ["rsa.key", "old.key"]\n', OPENS))[1]
+    assert jwe.keys == apart.keys
+    # One of them stands in another file, too.
+    (found,) = with_keys.findings(BASE + field(RSA + 'keys = ["old.key", "both.key"]\n', OPENS))
+    assert (found.key, found.message) == ("fields.card.jwe.keys[1]", "has the kid of keys[0]")
 
 
 def test_no_key_stands_in_what_is_shown(with_keys):
