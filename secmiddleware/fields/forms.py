@@ -63,7 +63,7 @@ def locate(body: bytes, marks: PairMarks) -> list[Spot]:
         start, end = end + 1, end + 1 + len(pair)
         if not pair:
             continue
-        written, equals, _ = pair.partition(b"=")
+        written, equals, value = pair.partition(b"=")
         name = _name(written)
         selection = marks.selection(name)
         if selection is None:
@@ -73,6 +73,8 @@ def locate(body: bytes, marks: PairMarks) -> list[Spot]:
         if mark is not None:
             writing = _BEHIND_EQUALS if equals else _WITHOUT_EQUALS
             spots.append(Spot(start + len(written) + len(equals), end, mark, writing))
+        elif (hidden := selection.hidden_in(unescaped(value))) is not None:
+            raise UnreadableForm(hidden)
     return spots
 
 

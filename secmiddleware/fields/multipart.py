@@ -93,22 +93,23 @@ def locate(body: bytes, boundary: bytes, marks: PairMarks) -> list[Spot]:
     """
     spots: list[Spot] = []
     counts: Counter[str] = Counter()
-    for start, end in _encapsulated(body, b"--" + boundary):
-        part = _part(body, start, end)
+    parts = [_part(body, start, end) for start, end in _encapsulated(body, b"--" + boundary)]
+    of_each = Counter(part.name for part in parts)
+    for part in parts:
         selection = marks.selection(part.name)
         if selection is not None:
-            spots += _in_part(body, part, selection, counts[part.name])
+            spots += _in_part(body, part, selection, counts[part.name], sole=of_each[part.name] == 1)
             counts[part.name] += 1
     return spots
 
 
-def _in_part(body: bytes, part: _Part, selection: Selection, nth: int) -> Iterator[Spot]:
+def _in_part(body: bytes, part: _Part, selection: Selection, nth: int, *, sole: bool) -> Iterator[Spot]:
     mark = selection.of_file(nth) if part.is_file else selection.of_text(nth)
     if part.content_type is not None and says_json(part.content_type):
         is_read = read_media_type(part.content_type).kind == "json"
         if not is_read or part.transfer_encoding not in _SAME_BYTES:
             raise UnreadableForm(mark)
-        hits = _in_json(body, part, selection, nth)
+        hits = _in_json(body, part, selection, nth, sole=sole)
         if part.is_file and (mark is not None or hits):
             # Browsers give a filename to every blob: an app may read it as it reads the part without one.
             raise UnreadableForm(hits[0].mark if mark is None else mark)
@@ -119,11 +120,13 @@ def _in_part(body: bytes, part: _Part, selection: Selection, nth: int) -> Iterat
         if part.is_file or not is_text or part.transfer_encoding not in _SAME_BYTES:
             raise UnreadableForm(mark)
         yield Spot(part.start, part.end, mark, _TEXT)
+    elif (hidden := selection.hidden_in(body[part.start : part.end])) is not None:
+        raise UnreadableForm(hidden)
 
 
-def _in_json(body: bytes, part: _Part, selection: Selection, nth: int) -> list[Hit]:
+def _in_json(body: bytes, part: _Part, selection: Selection, nth: int, *, sole: bool) -> list[Hit]:
     try:
-        return selection.in_json(body[part.start : part.end], part.start, nth)
+        return selection.in_json(body[part.start : part.end], part.start, nth, sole=sole)
     except UnreadableJSON:
         raise UnreadableForm(selection.of_text(nth)) from None
 

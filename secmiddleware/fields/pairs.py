@@ -2,13 +2,14 @@
 
 A form is an object of its names: `$.ssn` and `$['customer[ssn]']` select pairs by their name, every one of
 that name, and so do `$..ssn` and `$.ssn[*]`; `$.ssn[0]` selects the first of them. A text has nothing inside
-that a mark could select; a part that is JSON has.
+that a mark could select; a part that is JSON has. Such a part may be what its name stands for, or one of the
+list of its name's parts: what either reading selects is selected.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from operator import itemgetter
 from typing import Final, Protocol
 from urllib.parse import unquote_plus
 
@@ -17,10 +18,13 @@ import msgspec
 from secmiddleware.fields.json_reading import BOM, UnreadableJSON, text_of_string
 from secmiddleware.fields.json_rewriting import Hit, Locator, TooManyHits
 from secmiddleware.fields.marks import Descend, Each, Index, Mark, Name, Step, advances
+from secmiddleware.patterns import compiled
 
 MAX_PAIRS: Final = 1 << 14
 """Pairs or parts of one form: at 1 to 5 µs for each. Frameworks stop at a thousand unless told otherwise."""
 
+_SPACE: Final = b" \t\r\n"
+_LIKE_JSON: Final = compiled(rb"(?:\xef\xbb\xbf)?+[ \t\r\n]*+[{\[]")
 
 LocatorFor = Callable[[Sequence[Mark]], Locator]
 
@@ -107,7 +111,15 @@ class Selection:
             for steps, mark in reversed(residues)
             if len(steps) == 1 and isinstance(steps[0], Index)
         }
-        self._inside = tuple((Mark(steps), mark) for steps, mark in residues if steps)
+        self._inside = tuple((steps, mark) for steps, mark in residues if steps)
+        # The same of one part among others: a first [n] or [*] has led to it, and the rest leads on.
+        self._within = tuple(
+            (steps[0], steps[1:], mark)
+            for steps, mark in self._inside
+            if len(steps) > 1 and isinstance(steps[0], Each | Index)
+        )
+        self._indices = frozenset(step.index for step, _, _ in self._within if isinstance(step, Index))
+        self._locators: dict[int | None, tuple[Locator, tuple[int, ...]]] = {}
 
     @property
     def is_empty(self) -> bool:
@@ -124,24 +136,53 @@ class Selection:
         mark = self.of_text(nth)
         return self._named if mark is None else mark
 
-    def in_json(self, text: bytes, start: int, nth: int) -> list[Hit]:
+    def hidden_in(self, text: bytes) -> int | None:
+        """The mark of something inside of the name's values, where a text that none selects could be JSON.
+
+        Nobody has said that it is. An app may read it so all the same, and nothing in it was looked at.
+        """
+        return self._named if _LIKE_JSON.match(text) is not None else None
+
+    def in_json(self, text: bytes, start: int, nth: int, *, sole: bool) -> list[Hit]:
         """What is marked in a JSON text, the value of the nth pair of the name; `start` is where it begins.
 
-        Raises UnreadableJSON, TooManyHits.
+        `sole`: it is the only pair of the name. Then a list is what the name stands for, and `[n]` one of its
+        elements; else `[n]` is the nth pair, whatever it is.
+
+        Raises UnreadableJSON, TooManyHits; UnreadableForm where the marks are too many to follow.
         """
-        found = self._locator.locate(text)  # which looks whether it is JSON, too
+        content = text.strip(_SPACE)
+        is_list = content.startswith(b"[")
+        locator, marks = self._located_by(None if sole and is_list else nth)
+        found = locator.locate(text)  # which looks whether it is JSON, too
         if text.startswith(BOM):
             raise UnreadableJSON
-        content = text.strip(b" \t\r\n")
-        mark = self._whole if content[:1] in (b"{", b"[") else self.of_text(nth)
+        if content.startswith((b"{", b"[")):
+            nth_of_all = None if sole and is_list else self._nth.get(nth)
+            mark = min((one for one in (self._whole, nth_of_all) if one is not None), default=None)
+        else:
+            mark = self.of_text(nth)
         if mark is not None:
             at = start + text.index(content)
             return [Hit(at, at + len(content), mark)]
-        return [Hit(start + hit.start, start + hit.end, self._inside[hit.mark][1]) for hit in found]
+        return [Hit(start + hit.start, start + hit.end, marks[hit.mark]) for hit in found]
 
-    @cached_property
-    def _locator(self) -> Locator:
-        return self._locator_for([mark for mark, _ in self._inside])
+    def _located_by(self, nth: int | None) -> tuple[Locator, tuple[int, ...]]:
+        """What finds the marks in the nth of several, in the order of these; None for what stands alone."""
+        # Most are told apart by no mark: callers choose how many there are.
+        key = nth if nth is None or nth in self._indices else -1
+        made = self._locators.get(key)
+        if made is None:
+            wanted = list(self._inside)
+            if nth is not None:
+                wanted += ((rest, mark) for step, rest, mark in self._within if step in (Each(), Index(nth)))
+            wanted.sort(key=itemgetter(1))  # of two that select one value, the first has it
+            try:
+                locator = self._locator_for([Mark(steps) for steps, _ in wanted])
+            except ValueError:
+                raise UnreadableForm(self._named) from None
+            made = self._locators[key] = locator, tuple(mark for _, mark in wanted)
+        return made
 
 
 class PairMarks:

@@ -73,6 +73,13 @@ def test_a_mark_of_what_a_form_has_not_selects_nothing(mark):
     assert opened(decrypt(mark), b"ssn=a&customer=b&people=c") == b"ssn=a&customer=b&people=c"
 
 
+@pytest.mark.parametrize("text", [b'{"ssn":1}', b"%7B%22ssn%22:1}", b"+[1]", b"%EF%BB%BF{"])
+def test_a_text_that_an_app_could_read_as_json_with_a_mark_inside_is_refused(text):
+    refusal = request(decrypt("$.customer.ssn"), b"a=1&customer=" + text, headers=FORM).refusal
+    assert (refusal.code, refusal.where) == ("payload_malformed", "$.customer.ssn")
+    assert opened(decrypt("$.customer.ssn"), b"a=1&other=" + text) == b"a=1&other=" + text
+
+
 def test_a_name_with_brackets_is_a_name():
     body = b"customer%5Bssn%5D=" + token('"x"')
     assert opened(decrypt("$['customer[ssn]']"), body) == b"customer%5Bssn%5D=x"

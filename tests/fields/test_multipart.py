@@ -1,7 +1,7 @@
 """Multipart forms: what is done to their parts, and that frameworks see in them what we see."""
 
 import pytest
-from fields.flowing import is_no_token, place, request, response, seal, unseal
+from fields.flowing import is_no_token, place, request, response, seal, unseal, unsealed
 from fields.form_readers import READERS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -83,6 +83,81 @@ def test_repeated_names_and_indices_select_as_in_any_form():
     body = form(part(token("1"), b'name="t"'), part(b"plain", b'name="t"'), part(token('"3"'), b'name="t"'))
     marks = [place("$.t[0]", "$.t[2]", request="decrypt")]
     assert sent(marks, body).body == form(*(part(c, b'name="t"') for c in (b"1", b"plain", b"3")))
+
+
+def of_json(*contents):
+    """A form of parts that are JSON, all of one name."""
+    return form(*(part(content, b'name="data"', JSON) for content in contents))
+
+
+SEVERAL = {
+    # What stands alone is what its name stands for: of a list, [n] is an element.
+    ("$.data[0]", b"[<1>,2]"),
+    ("$.data[1]", b"[1,<2>]"),
+    ("$.data[*]", b"[<1>,<2>]"),
+    ("$.data[0].ssn", b'[{"ssn":<1>},{"ssn":2}]'),
+    ("$.data[*].ssn", b'[{"ssn":<1>},{"ssn":<2>}]'),
+    ("$.data[0][1]", b"[[1,<2>],3]"),
+    ("$.data[*]", b'{"a":<1>}'),
+    # Anything else is the first of its name's parts, as a text is.
+    ("$.data[0]", b"<1>"),
+    ("$.data[0]", b'<{"a":1}>'),
+    ("$..data[0]", b'<{"a":1}>'),
+    ("$[*][0]", b'<{"a":1}>'),
+    ("$.data[1]", b'{"a":1}'),
+    ("$.data[0].ssn", b'{"ssn":<1>,"a":2}'),
+    ("$.data[*].ssn", b'{"ssn":<1>,"a":{"ssn":<2>}}'),
+    # Of several, [n] is the nth, and the rest is in it.
+    ("$.data[0]", b'<{"a":1}>', b'{"a":2}'),
+    ("$.data[1]", b'{"a":1}', b'<{"a":2}>'),
+    ("$.data[1].ssn", b'{"ssn":1}', b'{"ssn":<2>}', b'{"ssn":3}'),
+    ("$.data[*].ssn", b'{"ssn":<1>}', b'{"ssn":<2>}', b'{"ssn":<3>}'),
+    ("$.data[0][0]", b"[<1>,2]", b"[3,4]"),
+    ("$.data[*][0]", b"[<1>,2]", b"[<3>,4]"),
+    ("$.data[*][*].ssn", b'[{"ssn":<1>}]', b'[{"ssn":<2>}]'),
+    # An app may take one of them for what the name stands for: that is marked, too.
+    ("$.data[0]", b"<[1,2]>", b"[<3>,4]"),
+    ("$.data[1]", b"[1,<2>]", b"<[3,4]>"),
+    ("$.data[0].ssn", b'{"ssn":<1>}', b'[{"ssn":<2>}]'),
+}
+
+
+@pytest.mark.parametrize("case", sorted(SEVERAL), ids=lambda case: " ".join(map(str, case)))
+def test_what_a_mark_selects_in_and_among_parts_that_are_json(case):
+    mark, *contents = case
+    plain = [content.replace(b"<", b"").replace(b">", b"") for content in contents]
+    sealed = sent([place(mark, request="encrypt")], of_json(*plain)).body
+    assert b"<" not in sealed
+    assert unsealed(sealed) == of_json(*contents)
+    if b"[1,2]" not in contents[0] and b"<[" not in b"".join(contents):
+        assert sent([place(mark, request="decrypt")], sealed).body == of_json(*plain)
+
+
+def test_a_second_part_does_not_move_a_mark_away_from_what_an_app_reads():
+    """With `$.data[0]` an app that reads one part and takes its first element gets nothing unopened."""
+    marks = [place("$.data[0]", request="decrypt")]
+    opens = of_json(b"[%b]" % seal("1"))
+    assert sent(marks, opens).body == of_json(b"[1]")
+    for body in (of_json(b'["x"]', b"[%b]" % seal("1")), of_json(b"[%b]" % seal("1"), b'["x"]')):
+        assert sent(marks, body).code == "field_undecryptable"
+
+
+def test_a_required_first_part_is_there_when_it_is_json():
+    marks = [place("$.data[0]", request="encrypt", required=True)]
+    assert sent(marks, of_json(b'{"a":1}')).code is None
+    assert sent(marks, of_json(b"[]")).code == "field_missing"
+
+
+@pytest.mark.parametrize("text", [b'{"ssn":"x"}', b' [{"ssn":"x"}]', b"\xef\xbb\xbf{"])
+@pytest.mark.parametrize("mark", ["$.data.ssn", "$.data[*].ssn", "$.data..ssn"])
+def test_a_text_that_an_app_could_read_as_json_with_a_mark_inside_is_refused(mark, text):
+    """Else whoever leaves out the type has it passed unread."""
+    places = [place(mark, request="encrypt")]
+    for headers in ((), (b"Content-Type: text/plain",), (b"Content-Type: application/octet-stream",)):
+        refusal = sent(places, form(part(text, b'name="data"', *headers))).refusal
+        assert (refusal.code, refusal.where) == ("payload_malformed", mark)
+    for other in (form(part(b"x" + text, b'name="data"')), form(part(text, b'name="other"'))):
+        assert sent(places, other).body == other
 
 
 @pytest.mark.parametrize(
