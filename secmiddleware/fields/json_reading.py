@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from secmiddleware.fields.json_depth import TooDeep, decode_shallow
+from secmiddleware.fields.json_depth import TooDeep, decode_shallow, depth
 from secmiddleware.patterns import compiled
 
 MAX_DEPTH: Final = 200
@@ -77,6 +77,25 @@ def check(body: bytes, max_depth: int = MAX_DEPTH) -> int:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TooDeep):
         raise UnreadableJSON from None
     return start
+
+
+def are_texts(lines: bytes, max_depth: int = MAX_DEPTH) -> bool:
+    """Whether each line is a JSON text or blank, by one look at all of them.
+
+    False also where `check` might say otherwise: of half a surrogate pair, and of a byte order mark.
+    """
+    try:
+        check_utf8(lines)
+        texts = _raw.decode_lines(lines)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    apart = lines.split(b"\n")
+    # To msgspec the end of a line is a space. Where no text goes over one, each line that is not blank has a
+    # text at least; as many texts as such lines, and each has one.
+    if len(texts) != sum(map(bool, map(bytes.strip, apart))) or b"\n" in b"".join(texts):
+        return False
+    # A level takes two bytes.
+    return len(max(apart, key=len)) <= 2 * max_depth or depth(lines) <= max_depth
 
 
 def check_utf8(body: bytes) -> None:

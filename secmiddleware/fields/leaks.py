@@ -120,6 +120,11 @@ class LeakGuard:
         return self._found(text)
 
     @property
+    def heeds_edges(self) -> bool:
+        """Whether it matters where a unit of a stream ends: a value of several lines may lie over that."""
+        return self._looks() and self._has_beginnings
+
+    @property
     def _has_beginnings(self) -> bool:
         older = self._older
         return bool(self._needles.beginnings) or (older is not None and bool(older.beginnings))

@@ -14,6 +14,7 @@ from typing import Final, Literal, Protocol
 from secmiddleware.fields.json_reading import BOM, UnreadableJSON, check
 from secmiddleware.fields.json_rewriting import MAX_HITS, Hit, Locator, TooManyHits
 from secmiddleware.fields.pairs import Spot, UnreadableForm
+from secmiddleware.patterns import compiled
 
 RecordKind = Literal["lines", "sequence", "events"]
 
@@ -90,8 +91,9 @@ class Sequence(_Buffer):
         """The units that end with this chunk."""
         self._bytes += chunk
         units = []
-        while (end := self._bytes.find(_RS, max(self._searched, 1))) > 0:
-            units.append(self._take(end))
+        if (end := self._bytes.rfind(_RS, max(self._searched, 1))) > 0:
+            head, *texts = self._take(end).split(_RS)
+            units = [*((head,) if head else ()), *(_RS + text for text in texts)]
             self._looks = 0
         self._searched = len(self._bytes)
         if self._ends_with_a_text():
@@ -180,6 +182,30 @@ def texts_of(body: bytes, kind: Literal["lines", "sequence"]) -> Iterator[tuple[
 def has_text(unit: bytes) -> bool:
     """Whether there is more in lines or a sequence than what is blank."""
     return bool(unit.strip(_SPACE + _RS))
+
+
+# Events that are one line of data each.
+_DATA_ALONE: Final = compiled(rb"(?:data:[^\r\n]*+\n\n)++")
+
+
+def passes_by(block: bytes, kind: RecordKind, locator: Locator | None) -> bool:
+    """Whether nothing is marked in these units, joined, and all of it can be read.
+
+    False where only a look at each can tell. Without a locator nobody asks what they hold.
+    """
+    if locator is None or not block.strip(_SPACE + (_RS if kind == "sequence" else b"")):
+        return True
+    if kind == "events":
+        if _DATA_ALONE.fullmatch(block) is None:
+            return False
+        block = block.replace(b"\n\ndata:", b"\n").removeprefix(b"data:")
+    elif kind == "sequence":
+        # A text may have several lines, and then is looked at by itself. The feed that ends one is space.
+        block = block.replace(b"\n" + _RS, _RS).removesuffix(b"\n")
+        if not block.startswith(_RS) or b"\n" in block:
+            return False
+        block = block.replace(_RS, b"\n")
+    return locator.passes_by(block)
 
 
 def locate_in_texts(body: bytes, kind: Literal["lines", "sequence"], locator: Locator) -> list[Hit]:

@@ -505,3 +505,116 @@ def test_of_a_stream_without_end_the_newest_values_are_remembered():
     assert within.opened.forgotten + len(within.opened) == 2000
     (refusal,) = flow.feed(b'{"y":"%b001999"}\n' % (b"x" * 500))
     assert refusal.where == "fields.ssn.leak_guard"
+
+
+# --- Many records at once.
+
+MANY = {
+    "lines": lambda text: text + b"\n",
+    "sequence": lambda text: b"\x1e" + text + b"\n",
+    "events": lambda text: b"data: " + text + b"\n\n",
+}
+# What must be seen among others that can go on together: each is texts of records in a row.
+ODD_TEXTS = (
+    (b"",), (b" ",), (b' {"a": [1, {}]} ',), (b'"\xc3\xa9"',), (b"{}\r",), (b'{"ssn":1}',),
+    (b'{"s\\u0073n":1}',), (b'"\\u0041"',), (b'{"ssn":1,"ssn":2}',), (b"1 2",), (b"[" * 201 + b"]" * 201,),
+    (b'["' + b"[" * 300 + b'"]',), (b'"\\ud800"',), (b'"\xff"',), (b"\xef\xbb\xbf1",),
+    (b"\x0b",), (b"nul",), (b"[DONE]",), (b"1,2",),
+    (b"[1,", b"2]"), (b"1 2", b"[3,", b"4]"), (b'{"a":"opened value"}',), (b'"open', b'ed value"'),
+    (b"[1,\n2]",), (b"1\n1",), (b"1\n\x1e1",), (b"\x1e", b"1"), (b"1\n\n2",), (b"1\nid: 2",), (b"1\n\n: 2",),
+    (b"1\n\ndata: [\ndata: 2]",), (b"1\n\n[2",), (b"1\n\n\n2",), (b"[\r]",),
+)  # fmt: skip
+WAYS = {
+    "a request": lambda kind, within: uploaded([place("$.ssn", request="encrypt")], kind, within),
+    "a request of which something is required": lambda kind, within: uploaded(
+        [place("$.ssn", request="encrypt", required=True)], kind, within
+    ),
+    "a response": lambda kind, within: streamed(SEAL, kind, within),
+    "a response without marks": lambda kind, within: streamed(GIVEN, kind, within),
+}
+
+
+def told(outcome):
+    body = unsealed(b"".join(outcome.pieces))
+    return body, outcome.refusal, None if outcome.head is None else outcome.head.headers
+
+
+def together_and_apart(way, kind, chunks, opened):
+    """What becomes of the chunks where records may go on together, and where each is looked at."""
+    together = outcome_of(WAYS[way](kind, having_opened(GIVEN, opened)), chunks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secmiddleware.fields.streams._FEWEST", 1 << 30)
+        apart = outcome_of(WAYS[way](kind, having_opened(GIVEN, opened)), chunks)
+    return told(together), told(apart)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", MANY)
+@pytest.mark.parametrize("begun", [False, True])
+def test_many_records_in_one_piece_come_to_what_each_comes_to_by_itself(way, kind, begun):
+    if "request" in way and kind == "events":
+        kind = "lines"
+    first = [MANY[kind](b'{"ssn":1}')] if begun else []
+    for odd in ODD_TEXTS:
+        for opened in (b'"another"', b'"opened value"'):
+            texts = (b"1", b'{"a":1}', *odd, b'[["b"]]', b"2")
+            for all_of_it in (texts, (*odd, b"1", b"1", b"1", b"1")):
+                body = b"".join(map(MANY[kind], all_of_it))
+                together, apart = together_and_apart(way, kind, [*first, body], opened)
+                assert together == apart, (opened, body)
+
+
+@pytest.mark.parametrize("kind", ["lines", "sequence"])
+def test_what_stands_before_the_first_of_many_is_looked_at(kind):
+    for before in (b"1", b"[", b"1 2", b"x"):
+        body = before + b"\n" + MANY[kind](b"1") * 4
+        together, apart = together_and_apart("a request", kind, [body], b'"another"')
+        assert together == apart, before
+
+
+def test_a_value_of_several_lines_does_not_leave_behind_many_records():
+    """Its first line is the last of what could go on together, and the rest comes later."""
+    chunks = [b"1\n1\n1\n1\nopened\n", b" value\n"]
+    (body, refusal, _), apart = together_and_apart(
+        "a response without marks", "lines", chunks, b'"opened\\n value"'
+    )
+    assert refusal == Refusal("seal_failed", "fields.ssn.leak_guard")
+    assert b"opened" not in body
+    assert (body, refusal) == apart[:2]
+
+
+@pytest.mark.parametrize("kind", MANY)
+@pytest.mark.parametrize("text", [b"", b"1", b'{"a": 1}'])
+def test_small_records_without_marks_are_not_looked_at_one_by_one(monkeypatch, kind, text):
+    """A piece of 64 KiB has tens of thousands, and took a tenth of a second of everybody's."""
+    looked = []
+    monkeypatch.setattr("secmiddleware.fields.streams.rewrite", lambda *_: looked.append(1))
+    unit = MANY[kind](text)
+    body = unit * (65536 // len(unit))
+    flows = [streamed(SEAL, kind, having_opened(GIVEN, b'"078-05-1120"'))]
+    if kind != "events":
+        flows.append(uploaded(DECRYPT, kind))
+    for flow in flows:
+        went = data_in(flow.feed(body))
+        # A text of a sequence that is blank so far waits for what may come.
+        assert went + unit == body or went == body
+    assert looked == []
+
+
+def test_what_would_leak_among_many_records_stops_what_comes_behind_it_and_nothing_before():
+    lines = [b'{"n":%d}\n' % number for number in range(200)]
+    lines[150] = b'{"n":"078-05-1120"}\n'
+    flow = streamed(SEAL, "lines", having_opened(GIVEN, b'"078-05-1120"'))
+    outcome = outcome_of(flow, [lines[0], b"".join(lines[1:])])
+    assert b"".join(outcome.pieces) == b"".join(lines[:150])
+    assert outcome.refusal == Refusal("seal_failed", "fields.ssn.leak_guard")
+
+
+def test_a_line_that_is_too_long_among_many_is_refused():
+    long = b'"' + b"x" * 100 + b'"\n'
+    for flow in (
+        uploaded(DECRYPT, limits=Limits(99, line=100)),
+        streamed(SEAL, "lines", limits=Limits(99, line=100)),
+    ):
+        outcome = outcome_of(flow, [b"1\n" * 50 + long + b"1\n" * 50])
+        assert outcome.refusal.where == "service.max_line"
