@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from certificates.shapes import key_of, make, usage
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -30,7 +31,7 @@ def with_certificate(kind, *usages, spiffe_id="spiffe://shop.example/web"):
     """Who calls with a certificate of this key, and the key."""
     extensions = [(usage(*usages), True)] if usages else []
     made = make("caller", key=key_of(kind, 5), extensions=extensions)
-    return replace(caller(spiffe_id), der=made.der), made.key
+    return msgspec.structs.replace(caller(spiffe_id), der=made.der), made.key
 
 
 @pytest.fixture(scope="module")
