@@ -224,19 +224,20 @@ class Trust:
         if self._verifiers is None:
             return "nothing is trusted"
         verifier = self._verifiers.at(now)
-        helping = [other.certificate for other in others]
-        if self.intermediates:
-            helping.extend(self.intermediates)
-        if len(helping) > 1:  # to be told apart, certificates are hashed
-            helping = list(dict.fromkeys(helping))
-        if leaf in helping:
-            helping.remove(leaf)
+        helping = self._helping(leaf, others) if others or self.intermediates else []
         try:
             return tuple(verifier.verify(leaf, helping).chain)
         except VerificationError as error:
             return str(error)
         except UNREADABLE:
             return "a part of a certificate cannot be read"
+
+    def _helping(self, leaf: x509.Certificate, others: list[Issuer]) -> list[x509.Certificate]:
+        """What may stand between a leaf and an anchor, each once; no leaf helps itself."""
+        pool = [*[other.certificate for other in others], *self.intermediates]
+        if len(pool) > 1:  # to be told apart, certificates are hashed
+            pool = list(dict.fromkeys(pool))
+        return [one for one in pool if one != leaf]
 
 
 class _Verifiers:
