@@ -120,6 +120,8 @@ class Socket:
 
     async def _next(self) -> Message:
         """The server's next message, as it comes."""
+        if self.refusal is not None:
+            raise SocketEndedError("the websocket was ended")  # while this one waited for its turn
         message = await self._vigil.unless_over(self._receive())
         self._connected = True
         if message["type"] == "websocket.disconnect":

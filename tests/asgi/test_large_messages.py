@@ -317,6 +317,38 @@ def test_two_that_wait_while_another_message_is_in_work_get_one_each(
     assert heard == [{"n": 1}, {"n": 2}]
 
 
+@pytest.mark.parametrize("path", ["/in", "/out"])
+def test_all_that_wait_for_a_message_hear_of_the_end(
+    manager: SecurityManager, backend: str, path: str
+) -> None:
+    heard: list[Any] = []
+    line = Line(path)
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+
+        async def listen() -> None:
+            heard.append(await receive())
+
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(listen)
+                await anyio.wait_all_tasks_blocked()
+            if path == "/in":
+                line.says("no JSON")
+            else:
+                with pytest.raises(OSError, match="could not be sealed"):
+                    await send({"type": "websocket.send", "text": "no JSON"})
+
+    async def scenario() -> None:
+        await line.call(app, manager)
+
+    run(backend, scenario)
+    assert [message["type"] for message in heard] == ["websocket.disconnect"] * 3
+    assert [message["type"] for message in line.sent] == ["websocket.accept", "websocket.close"]
+
+
 @pytest.mark.parametrize("way", ["receive", "send"])
 def test_a_socket_that_ends_over_a_large_message_ends_without_it(
     manager: SecurityManager, gate: Gate, backend: str, way: str, monkeypatch: pytest.MonkeyPatch
