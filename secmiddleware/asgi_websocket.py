@@ -101,10 +101,14 @@ class Socket:
             self._wait(admission)
             try:
                 await app(scope, self._hear, self._say)
-            except* SocketEndedError:
+            except* self._its_end():
                 pass  # let through by the app, in a group of its tasks or not: it is no error of the app's
 
         await self._vigil.keep(call)
+
+    def _its_end(self) -> tuple[type[SocketEndedError], ...]:
+        """What is no error of the app's: but that of another socket, which the app wrote to, is one."""
+        return () if self.refusal is None else (SocketEndedError,)
 
     async def _hear(self) -> Message:
         """The app's `receive`."""

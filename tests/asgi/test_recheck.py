@@ -440,6 +440,34 @@ def test_an_error_of_the_app_is_its_own(pki: Pki, alice: Presented) -> None:
         run(server, app, manager_of(pki))
 
 
+def test_the_end_of_another_socket_is_an_error_of_the_app_that_writes_to_it(
+    pki: Pki, alice: Presented
+) -> None:
+    """As a room of a chat does. Taken for its own, it would end the app in silence."""
+    manager, steady = manager_of(pki), manager_of(pki)
+
+    async def served() -> None:
+        others: list[Any] = []
+
+        async def guest(_scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            await send({"type": "websocket.accept"})
+            others.append(send)
+            distrust(manager)
+            while (await receive())["type"] != "websocket.disconnect":
+                pass
+
+        async def host(_scope: Any, receive: Any, _send: Any) -> None:
+            await receive()
+            await others[0]({"type": "websocket.send", "text": "to all"})
+
+        await Server(alice).call(SecMiddleware(guest, config=manager))
+        with pytest.raises(OSError, match="the websocket was ended: certificate_untrusted"):
+            await Server(alice).call(SecMiddleware(host, config=steady))
+
+    asyncio.run(served())
+
+
 def test_many_idle_sockets_have_no_task_beside_their_apps(pki: Pki, alice: Presented) -> None:
     manager = manager_of(pki, timedelta(milliseconds=200))
 
