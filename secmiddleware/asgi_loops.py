@@ -112,8 +112,10 @@ class _AsyncioVigil:
         finally:
             self.rest()
             if self._farewell is not None:
-                await asyncio.wait((self._farewell,), timeout=_FAREWELL_SECONDS)
-                self._farewell.cancel()
+                try:
+                    await asyncio.wait((self._farewell,), timeout=_FAREWELL_SECONDS)
+                finally:
+                    self._farewell.cancel()
 
     def look_in(self, seconds: float, look: Callable[[], None]) -> None:
         self.rest()

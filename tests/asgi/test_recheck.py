@@ -307,6 +307,33 @@ def test_a_client_that_does_not_read_holds_up_neither_the_app_nor_us(
     assert [message["type"] for message in server.sent] == ["websocket.accept"]
 
 
+def test_a_server_that_goes_down_over_the_last_word_has_no_task_left(pki: Pki, alice: Presented) -> None:
+    manager = manager_of(pki)
+    app = Listener(lambda: distrust(manager))
+
+    async def served() -> None:
+        server, speaks = Server(alice), asyncio.Event()
+
+        async def send(message: Any) -> None:
+            if message["type"] == "websocket.close":
+                speaks.set()
+                await asyncio.Event().wait()
+
+        with nothing_left():
+            task = asyncio.ensure_future(
+                SecMiddleware(app, config=manager)(server.scope, server.inbox.get, send)
+            )
+            await speaks.wait()
+            await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await asyncio.sleep(0)
+
+    asyncio.run(served())
+    assert app.heard == [GONE]
+
+
 @pytest.mark.parametrize("hears", [True, False])
 @pytest.mark.parametrize("offered", [True, False])
 def test_one_that_is_not_accepted_yet_is_denied(
