@@ -135,11 +135,11 @@ class Socket:
     async def _say(self, message: Message) -> None:
         """The app's `send`."""
         if self.refusal is None:
-            if message["type"] in ("websocket.close", "websocket.http.response.start"):
-                self._vigil.rest()
             said = (message,) if self._talk is None else await self._talk.say(message)
             if self.refusal is None:
                 if not isinstance(said, Refusal):
+                    if message["type"] in ("websocket.close", "websocket.http.response.start"):
+                        self._vigil.rest()  # not earlier: until its turn the app may take it back
                     await self._deliver(said)
                     return
                 self._end(said)

@@ -392,6 +392,40 @@ def test_a_socket_that_ends_over_a_large_message_ends_without_it(
     assert [message["type"] for message in line[0].sent] == ["websocket.accept", "websocket.close"]
 
 
+def test_a_close_that_is_given_up_over_a_large_message_leaves_the_socket_judged(
+    manager: SecurityManager, gate: Gate, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate.around(monkeypatch, Frames, "send")
+    monkeypatch.setattr("secmiddleware.asgi_websocket.random.uniform", lambda _least, _most: 0.0005)
+    good, let_in = True, manager.admit
+    monkeypatch.setattr(
+        manager, "admit", lambda head: let_in(head) if good else Refusal("certificate_revoked")
+    )
+    heard: list[Any] = []
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        nonlocal good
+        await receive()
+        await send({"type": "websocket.accept"})
+        async with anyio.create_task_group() as group:
+            group.start_soon(send, {"type": "websocket.send", "text": large()})
+            await gate.until_reached()
+            with anyio.move_on_after(0.01):
+                await send({"type": "websocket.close", "code": 1000})
+            gate.opened.set()
+        good = False
+        heard.append(await receive())
+
+    async def scenario() -> None:
+        line = Line()
+        await line.call(app, manager)
+        closes = [message["code"] for message in line.sent if message["type"] == "websocket.close"]
+        assert closes == [1008]
+
+    run(backend, scenario)
+    assert heard == [{"type": "websocket.disconnect", "code": 1008, "reason": "certificate_revoked"}]
+
+
 def test_a_large_denial_is_sealed_beside_the_loop(
     manager: SecurityManager, gate: Gate, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
