@@ -35,16 +35,24 @@ _NO_TRAILERS: Final[Headers] = ((b"server-timing", b""),)
 
 
 async def _finish(
-    flow: Flow, stage: Stage, observation: Observation, offload: int, *, complete: bool
-) -> tuple[Event, ...]:
-    """The flow's last events; from `offload` bytes on worked out in a thread while the loop goes on."""
+    flow: Flow, stage: Stage, observation: Observation, offload: int, into: deque[Event], *, complete: bool
+) -> None:
+    """Have the flow's last events in `into`, also where whoever waits for them is cancelled.
+
+    From `offload` bytes on they are worked out in a thread while the loop goes on.
+    """
     start_ns = time.time_ns()
-    if flow.load < offload:
-        events = tuple(flow.finish(complete))
-    else:
-        events = await aside(lambda: tuple(flow.finish(complete)))
-    observation.stage(stage, start_ns, time.time_ns(), flow.report)
-    return events
+
+    def finish() -> None:
+        into.extend(tuple(flow.finish(complete)))  # all of them, or none where one fails
+
+    try:
+        if flow.load < offload:
+            finish()
+        else:
+            await aside(finish)
+    finally:
+        observation.stage(stage, start_ns, time.time_ns(), flow.report)
 
 
 class Upload:
@@ -98,8 +106,8 @@ class Upload:
 
     async def _end(self, *, complete: bool) -> None:
         self._ended = True
-        events = await _finish(self._flow, "request", self._observation, self._offload, complete=complete)
-        self._pending.extend(events)
+        into = self._pending
+        await _finish(self._flow, "request", self._observation, self._offload, into, complete=complete)
 
 
 class Answer:
@@ -215,7 +223,8 @@ class Download:
             return True
         if self._begun:
             self._ended = True
-            await _finish(self._flow, "response", self._observation, self._offload, complete=False)
+            into: deque[Event] = deque()  # what is not whole goes nowhere
+            await _finish(self._flow, "response", self._observation, self._offload, into, complete=False)
             self._broken = BrokenOffError("the app left its response unfinished")
         elif self._started:
             await self._end(complete=False)
@@ -250,7 +259,8 @@ class Download:
 
     async def _end(self, *, complete: bool) -> None:
         self._ended = True
-        events = await _finish(self._flow, "response", self._observation, self._offload, complete=complete)
+        events: deque[Event] = deque()
+        await _finish(self._flow, "response", self._observation, self._offload, events, complete=complete)
         if not self._begun:
             self._trailing = any(isinstance(event, Trailers) and event.headers for event in events)
         if await self._perform(events) and self._trailing:

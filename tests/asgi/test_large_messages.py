@@ -19,6 +19,7 @@ from asgi.calling import Call, body_messages, http_scope
 from secmiddleware.asgi import SecMiddleware
 from secmiddleware.fields import requests, responses
 from secmiddleware.fields.frames import Frames
+from secmiddleware.fields.streams import RequestStream
 from secmiddleware.messages import Refusal
 from secmiddleware.security import SecurityManager
 
@@ -492,6 +493,51 @@ def test_a_large_body_over_http_is_opened_and_sealed_beside_the_loop(
     run(backend, scenario)
     assert json.loads(call.body)["ssn"].startswith("sm1.")
     assert threading.main_thread() not in gates[0].threads + gates[1].threads
+
+
+def test_a_receive_that_is_given_up_over_a_large_record_loses_it_not(
+    pki: Pki, keys: dict[str, str], started: Any, gate: Gate, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = started(
+        pki.settings(
+            service={"offload": OFFLOAD},
+            mtls={"client": "off"},
+            keys={**keys, "ring": "records", "store": "memory:"},
+            fields={"ssn": {"places": [{"routes": ["/x"], "marks": ["$.ssn"], "request": "decrypt"}]}},
+        )
+    )
+    gate.around(monkeypatch, RequestStream, "_rewritten")
+    heard: list[Any] = []
+
+    async def app(_scope: Any, receive: Any, _send: Any) -> None:
+        heard.append(await receive())
+
+        async def give_up(scope: anyio.CancelScope) -> None:
+            await gate.until_reached()
+            scope.cancel()
+            await anyio.lowlevel.checkpoint()
+            gate.opened.set()
+
+        async with anyio.create_task_group() as group:
+            with anyio.CancelScope() as scope:
+                group.start_soon(give_up, scope)
+                heard.append(await receive())
+        while heard[-1].get("more_body", False):
+            heard.append(await receive())
+
+    short, long = json.dumps({"ssn": seal(manager)}).encode() + b"\n", large(seal(manager)).encode()
+    call = Call(
+        http_scope("/x", method="POST", headers=[(b"content-type", b"application/x-ndjson")]),
+        *body_messages(short, long),
+    )
+
+    async def scenario() -> None:
+        with anyio.fail_after(PATIENCE):
+            await call.to(SecMiddleware(app, config=manager))
+
+    run(backend, scenario)
+    records = b"".join(message["body"] for message in heard).splitlines()
+    assert [json.loads(record)["ssn"] for record in records] == ["123-45-6789"] * 2
 
 
 @pytest.mark.parametrize(
