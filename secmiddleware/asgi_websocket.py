@@ -87,6 +87,8 @@ class Socket:
         self._identity: Identity | None = None
         self._raises = False
         self._connected = False
+        self._greeted = False
+        """Whether the app has heard of the connection: nothing comes before that, an end neither."""
         self._accepted = False
         self._denied = False
         """Whether the app's own denial has begun to leave."""
@@ -117,8 +119,12 @@ class Socket:
                 heard = await (self._next() if self._talk is None else self._talk.hear(self._next))
                 if self.refusal is None:
                     if not isinstance(heard, Refusal):
+                        self._greeted = True
                         return heard
                     self._end(heard)
+        if not self._greeted:
+            self._greeted = True
+            return {"type": "websocket.connect"}  # frameworks take anything else for an error of the server's
         reason = "" if self.refusal is None else self.refusal.code
         return {"type": "websocket.disconnect", "code": self._code, "reason": reason}
 

@@ -17,6 +17,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from servers.pki import Pki
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from asgi.calling import http_scope
 from secmiddleware import asgi_loops
@@ -356,6 +359,28 @@ def test_one_that_is_not_accepted_yet_is_denied(
         assert json.loads(body["body"])["code"] == "certificate_untrusted"
     else:
         assert server.sent == [CLOSE]
+
+
+@pytest.mark.parametrize("spec", ["2.3", "2.4"])
+def test_an_app_that_was_slow_to_begin_hears_of_the_connection_before_its_end(
+    pki: Pki, alice: Presented, spec: str
+) -> None:
+    manager = manager_of(pki)
+    caught: list[type[Exception]] = []
+
+    async def endpoint(websocket: WebSocket) -> None:
+        distrust(manager)
+        await asyncio.sleep(0.1)
+        try:
+            await websocket.accept()
+            await websocket.receive_text()
+        except (WebSocketDisconnect, OSError) as gone:
+            caught.append(type(gone))
+
+    server = Server(alice, spec)
+    run(server, Starlette(routes=[WebSocketRoute("/live", endpoint)]), manager)
+    assert caught == [WebSocketDisconnect if spec == "2.3" else asgi_loops.SocketEndedError]
+    assert server.sent == [CLOSE]
 
 
 def test_what_cannot_be_judged_is_ended(pki: Pki, alice: Presented, caplog: pytest.LogCaptureFixture) -> None:
