@@ -173,8 +173,8 @@ class Shortcut:
     def _put_in_order(self, groups: Values, counts: Mapping[str, int], body: bytes) -> bool:
         """Puts the values of several marks, which have one name, in the order of the body, if it can be told.
 
-        It can where the ways to them part at names that are there once, in no array: what is behind one of
-        these ends before the next begins.
+        It can where all ways to them part at one object, at names that are there once, in no array: what is
+        behind one of these ends before the next begins.
         """
         trunks = [leaf.trunk for leaf, _ in groups]
         shared = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, zip(*trunks, strict=False)))
@@ -188,6 +188,8 @@ class Shortcut:
             if starts is None:
                 return False
             places[leaf.mark] = starts[0]
+        if len(set(places.values())) < len(groups):
+            return False  # two of them part further on
         groups.sort(key=lambda group: places[group[0].mark])
         return True
 

@@ -138,7 +138,8 @@ def simple_marks(random):
     """Marks of names and `[*]`: what most people write."""
     if random.random() < 0.15:  # one name at the end of several ways
         last = Name(random.choice(SIMPLE))
-        return [Mark((Name(name), last)) for name in random.sample(SIMPLE, 2)]
+        ways = [random.choices(SIMPLE[:3], k=random.choice([1, 1, 2])) for _ in range(random.choice([2, 3]))]
+        return [Mark((*map(Name, way), last)) for way in ways]
     found = []
     for _ in range(random.choice([1, 1, 2, 3])):
         steps = [

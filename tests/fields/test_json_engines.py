@@ -179,6 +179,15 @@ def test_a_name_that_another_member_spells_with_an_escape_does_not_fool_the_coun
     assert outcome(one.locate, body) == outcome(one.walk, body) == [(22, 30, 0)]
 
 
+@pytest.mark.parametrize("duplicates", ["reject", "all"])
+def test_values_of_one_name_whose_ways_part_at_different_depths_are_told_apart(duplicates):
+    body = b'{"a":{"y":{"n":"longer"},"x":{"n":1}},"b":{"n":2}}'
+    one = locator("$.a.x.n", "$.a.y.n", "$.b.n", duplicates=duplicates)
+    hits = [(body[start:end], mark) for start, end, mark in outcome(one.locate, body)]
+    assert hits == [(b'"longer"', 1), (b"1", 0), (b"2", 2)]
+    assert outcome(one.walk, body) == outcome(one.locate, body)
+
+
 def test_an_escaped_name_in_an_object_that_nothing_is_wanted_of_stops_no_walk():
     body = rb'[{"\u0061":1},[{"ssn":22}]]'
     one = locator("$[*][0].ssn")
