@@ -29,8 +29,10 @@ from secmiddleware.certificates.strength import (
 )  # fmt: skip
 
 _DIGITAL_SIGNATURE: Final = 0x80
+_KEY_AGREEMENT: Final = 0x08
 _CERT_SIGN: Final = 0x04
 _CRL_SIGN: Final = 0x02
+_ENCIPHER_ONLY: Final = 0x01
 _ASKED: Final = _DIGITAL_SIGNATURE | _CERT_SIGN | _CRL_SIGN
 
 Loaded = tuple[x509.Certificate, int, datetime, datetime]
@@ -213,10 +215,12 @@ _ATTRIBUTES: Final = {
 }
 
 # Values of extensions, each an OCTET STRING as a whole. Of keyUsage: one byte of bits, which stands last, and
-# how many of them are none.
+# how many of them are none. Where encipherOnly stands without keyAgreement, which it says more of (RFC 5280
+# §4.2.1.3), the library cannot read it.
 _KEY_USAGES: Final[dict[bytes | None, int | None]] = {
     bytes((0x04, 0x04, 0x03, 0x02, (bits & -bits).bit_length() - 1, bits)): bits & _ASKED
     for bits in range(1, 256)
+    if bits & _KEY_AGREEMENT or not bits & _ENCIPHER_ONLY
 } | {None: None}
 _USAGES: Final[dict[bytes | None, frozenset[x509.ObjectIdentifier] | None]] = {
     bytes((0x04, len(value))) + value: frozenset(usages)

@@ -188,6 +188,16 @@ def test_an_extension_that_is_there_twice_is_left_to_the_library():
     assert by_the_library(twice) is None
 
 
+@pytest.mark.parametrize("bits", range(1, 256))
+def test_whatever_bits_of_key_usage_there_are_both_ways_say_the_same(bits):
+    value = bytes((3, 2, (bits & -bits).bit_length() - 1, bits))
+    der = leaf(named("a"), (raw("2.5.29.15", value), True), (AUTHORITY, False))
+    said, due = in_one_pass(der), by_the_library(der)
+    assert said == due
+    # What is only for encryption, and for no agreement on a key, is nothing that the library reads.
+    assert (due is None) is bool(bits & 0x01 and not bits & 0x08)
+
+
 LETTERS = "abcXYZ019 '()+,-./:=?"  # of a PrintableString
 TEXTS = st.one_of(
     st.tuples(st.just("client-1"), st.sampled_from([_ASN1Type.UTF8String, _ASN1Type.PrintableString])),
