@@ -137,9 +137,11 @@ SIMPLE = ["ssn", "a", "b", "x-1", "Id_2"]
 def simple_marks(random):
     """Marks of names and `[*]`: what most people write."""
     if random.random() < 0.15:  # one name at the end of several ways
-        last = Name(random.choice(SIMPLE))
-        ways = [random.choices(SIMPLE[:3], k=random.choice([1, 1, 2])) for _ in range(random.choice([2, 3]))]
-        return [Mark((*map(Name, way), last)) for way in ways]
+        last, *others = random.sample(SIMPLE, len(SIMPLE))
+        ways = [()]
+        for name in others:
+            ways.append((*random.choice(ways), Name(name)))
+        return [Mark((*way, Name(last))) for way in random.sample(ways[1:], random.choice([2, 3]))]
     found = []
     for _ in range(random.choice([1, 1, 2, 3])):
         steps = [
@@ -184,9 +186,24 @@ def merged(random, ones):
     return "{" + ",".join(part for part in inner if part) + "}"
 
 
+def woven(random, ways):
+    """One object in which ways of names lead to a value each, through whatever they have in common."""
+    if () in ways:
+        return value(random, 0, narrow=False)
+    names = list({way[0].name: None for way in ways})
+    random.shuffle(names)
+    inner = (
+        f"{json.dumps(name)}:{woven(random, [way[1:] for way in ways if way[0].name == name])}"
+        for name in names
+    )
+    return "{" + ",".join(inner) + "}"
+
+
 def any_document(random, marks):
     """A document of any kind, most of them small and such that the marks hit something."""
     kind = random.random()
+    if kind < 0.2 and all(isinstance(step, Name) for mark in marks for step in mark.steps):
+        return woven(random, [mark.steps for mark in marks]).encode("utf-8")
     if kind < 0.6:
         spoiled = random.choice([0, 0, 0.1, 0.3])
         ones = [along(random, mark.steps, spoiled) for mark in marks]
