@@ -112,6 +112,8 @@ class LeakGuard:
         # Nothing but a value of several lines lies over the end of one.
         if not runs_on and not self._has_beginnings:
             return self._found(text)
+        if _MAY_ESCAPE.search(before) is None:
+            before = before[-LONGEST:]  # it reads as it stands, and no needle is longer
         found = self._found(before + text)
         if found is None or self._found(before) is None:
             return found
@@ -304,6 +306,7 @@ _ESCAPE: Final = compiled(
     rb"((?:\\u[0-9a-fA-F]{4})++)|((?:\\x[0-9a-fA-F]{2})++)|\\U([0-9a-fA-F]{8})|\\([0-3][0-7]{2})|\\([^u])",
     re.DOTALL,
 )
+_MAY_ESCAPE: Final = re.compile(rb"[\\&%+]")
 _PERCENT: Final = compiled(rb"(?:%[0-9a-fA-F]{2})++")
 _SHORT: Final = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 

@@ -290,6 +290,16 @@ def test_of_a_long_value_the_beginning_is_enough():
     assert not echoed(long, long[: LONGEST - 1])
 
 
+@pytest.mark.parametrize("spell", [str, lambda text: "".join(f"\\u{ord(char):04x}" for char in text)])
+def test_the_longest_value_is_found_over_two_messages_wherever_it_is_cut(spell):
+    long = "x".join(map(str, range(1000)))[:LONGEST]
+    spelled = spell(long).encode()
+    for cut in range(len(spelled) - 1, 0, -17):
+        guard = LeakGuard([("ssn", json.dumps(long).encode())])
+        assert guard.found_in_next([b"more than is kept " * 100 + spelled[:cut]], runs_on=True) is None
+        assert guard.found_in_next([spelled[cut:]], runs_on=True) == "ssn"
+
+
 def test_a_field_without_the_guard_lets_its_values_out():
     places = [place("$.t", request="decrypt", leak_guard=False)]
     body = b'{"echo":"078-05-1120"}'
