@@ -49,8 +49,11 @@ def surroundings_of(request: HttpRequest) -> dict[str, Any]:
 def head_of(request: HttpRequest) -> RequestHead:
     """What is known of a request; of its path, what Django routes it by."""
     if hasattr(request, "scope"):
+        head, query = scopes.head_of(request.scope), request.scope.get("query_string", b"")
+        if isinstance(query, str):  # as Django's own test clients have it
+            query = query.encode()
         # FORCE_SCRIPT_NAME has the last word on the prefix.
-        return replace(scopes.head_of(request.scope), root_path=request.META["SCRIPT_NAME"])
+        return replace(head, query=query, root_path=request.META["SCRIPT_NAME"])
     return environs.head_of(request.environ | _wired(request))
 
 

@@ -48,6 +48,10 @@ def exempt_echo(request: HttpRequest) -> HttpResponse:
     return JsonResponse(json.loads(request.body))
 
 
+def found(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("found" if request.GET["ssn"] == SECRET else "not found")
+
+
 def form(request: HttpRequest) -> HttpResponse:
     files = {name: file.read().decode() for name, file in request.FILES.items()}
     return JsonResponse({"ssn": SECRET, "fields": dict(request.POST.items()), "files": files})
@@ -196,6 +200,7 @@ class Urls:
         path("customers/outer", outer_attribute),
         path("customers/<int:number>", echo, name="customer"),
         path("in", cookie),
+        path("found", found),
         path("out", form),
         path("out/headers", headers),
         path("out/東京", headers),

@@ -47,6 +47,7 @@ class Shop:
                             "response": "encrypt",
                         },
                         {"routes": ["/in"], "marks": ["$.ssn"], "request": "decrypt"},
+                        {"routes": ["/found"], "marks": ["query:ssn"], "request": "decrypt"},
                         {"routes": ["/out", "/out/*"], "marks": ["$.ssn"], "response": "encrypt"},
                     ]
                 }

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from asgiref.sync import async_to_sync, iscoroutinefunction
@@ -105,6 +106,13 @@ def test_marked_values_are_opened_for_the_view_and_sealed_for_the_caller(
     assert answer.status_code == 200, answer.content
     assert shop.open(answer.json()["ssn"]) == f'"{SECRET}"'
     assert answer["content-length"] == str(len(answer.content))
+
+
+def test_a_query_of_either_test_client_is_opened(shop: Shop, caller: Make) -> None:
+    """Django's asynchronous client puts it into the scope as a text, where servers have bytes."""
+    token = quote(shop.seal(f'"{SECRET}"'))
+    assert caller()("GET", f"/found?ssn={token}").content == b"found"
+    assert caller()("GET", f"/found?ssn={SECRET}").status_code == 400
 
 
 def test_the_request_of_the_test_client_stays_the_same_object_with_its_csrf_flag(
