@@ -24,8 +24,9 @@ from secmiddleware.fields.pairs import (
 )
 from secmiddleware.patterns import compiled
 
-# Some apps read JSON whatever a body is called: a form that is JSON as well would come to them unread.
-_JSON: Final = compiled(rb"(?:\xef\xbb\xbf)?+[ \t\r\n]*+[{\[]")
+# Some apps read JSON whatever a body is called: a form that is JSON as well would come to them unread. To
+# Python's `json` bytes may be UTF-16 or UTF-32, too; big-endian, these begin with a NUL.
+_JSON: Final = compiled(rb"(?:\xef\xbb\xbf)?+[ \t\r\n\x00]*+[{\[]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,19 +95,24 @@ def locate(body: bytes, boundary: bytes, marks: PairMarks) -> list[Spot]:
     counts: Counter[str] = Counter()
     parts = [_part(body, start, end) for start, end in _encapsulated(body, b"--" + boundary)]
     of_each = Counter(part.name for part in parts)
+    texts = {part.name for part in parts if not part.is_file}
     for part in parts:
         selection = marks.selection(part.name)
         if selection is not None:
-            spots += _in_part(body, part, selection, counts[part.name], sole=of_each[part.name] == 1)
+            nth, sole, among_texts = counts[part.name], of_each[part.name] == 1, part.name in texts
+            spots += _in_part(body, part, selection, nth, sole=sole, among_texts=among_texts)
             counts[part.name] += 1
     return spots
 
 
-def _in_part(body: bytes, part: _Part, selection: Selection, nth: int, *, sole: bool) -> Iterator[Spot]:
-    mark = selection.of_file(nth) if part.is_file else selection.of_text(nth)
+def _in_part(
+    body: bytes, part: _Part, selection: Selection, nth: int, *, sole: bool, among_texts: bool
+) -> Iterator[Spot]:
+    encoded = part.transfer_encoding not in _SAME_BYTES
+    mark = selection.of_file(nth, among_texts=among_texts) if part.is_file else selection.of_text(nth)
     if part.content_type is not None and says_json(part.content_type):
         is_read = read_media_type(part.content_type).kind == "json"
-        if not is_read or part.transfer_encoding not in _SAME_BYTES:
+        if not is_read or encoded:
             raise UnreadableForm(mark)
         hits = _in_json(body, part, selection, nth, sole=sole)
         if part.is_file and (mark is not None or hits):
@@ -117,10 +122,10 @@ def _in_part(body: bytes, part: _Part, selection: Selection, nth: int, *, sole: 
             yield Spot(hit.start, hit.end, hit.mark, _JSON)
     elif mark is not None:
         is_text = part.content_type is None or is_plain_text(part.content_type)
-        if part.is_file or not is_text or part.transfer_encoding not in _SAME_BYTES:
+        if part.is_file or not is_text or encoded:
             raise UnreadableForm(mark)
         yield Spot(part.start, part.end, mark, _TEXT)
-    elif (hidden := selection.hidden_in(body[part.start : part.end])) is not None:
+    elif (hidden := selection.hidden_in(body[part.start : part.end], encoded=encoded)) is not None:
         raise UnreadableForm(hidden)
 
 
@@ -199,6 +204,10 @@ def _disposition(value: bytes) -> tuple[str, bool]:
         said[key] = text
         position = parameter.end()
     try:
-        return said[b"name"].decode("utf-8"), b"filename" in said or b"filename*" in said
+        name = said[b"name"].decode("utf-8")
     except (KeyError, UnicodeDecodeError):
         raise UnreadableForm from None
+    # Django takes blanks from both ends of a name, and werkzeug a %22 for the quote that browsers mean by it.
+    if name != name.strip() or "%22" in name:
+        raise UnreadableForm
+    return name, b"filename" in said or b"filename*" in said

@@ -24,7 +24,12 @@ MAX_PAIRS: Final = 1 << 14
 """Pairs or parts of one form: at 1 to 5 µs for each. Frameworks stop at a thousand unless told otherwise."""
 
 _SPACE: Final = b" \t\r\n"
-_LIKE_JSON: Final = compiled(rb"(?:\xef\xbb\xbf)?+[ \t\r\n]*+[{\[]")
+# What may stand before JSON: a byte order mark, and what Python's `strip` takes away, as forms of Django do.
+_BLANK: Final = (
+    rb"[\t-\r\x1c-\x20]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]"
+    rb"|\xe2\x81\x9f|\xe3\x80\x80|\xef\xbb\xbf"
+)
+_LIKE_JSON: Final = compiled(rb"(?:" + _BLANK + rb")*+[{\[]")
 
 LocatorFor = Callable[[Sequence[Mark]], Locator]
 
@@ -106,6 +111,9 @@ class Selection:
         self._named = named
         self._whole = min((mark for steps, mark in residues if not steps), default=None)
         self._each = min((mark for steps, mark in residues if steps in ((), (Each(),))), default=None)
+        self._counted = min(
+            (mark for steps, mark in residues if steps and isinstance(steps[0], Index)), default=None
+        )
         self._nth = {
             steps[0].index: mark
             for steps, mark in reversed(residues)
@@ -131,17 +139,20 @@ class Selection:
         marks = [mark for mark in (self._each, self._nth.get(nth)) if mark is not None]
         return min(marks, default=None)
 
-    def of_file(self, nth: int) -> int | None:
+    def of_file(self, nth: int, *, among_texts: bool) -> int | None:
         """The mark for whose sake the nth pair of the name may be no file: of it, or of something in it."""
         mark = self.of_text(nth)
+        if mark is None and among_texts:
+            mark = self._counted  # some count files among the texts of a name, and some apart
         return self._named if mark is None else mark
 
-    def hidden_in(self, text: bytes) -> int | None:
+    def hidden_in(self, text: bytes, *, encoded: bool = False) -> int | None:
         """The mark of something inside of the name's values, where a text that none selects could be JSON.
 
         Nobody has said that it is. An app may read it so all the same, and nothing in it was looked at.
+        `encoded`: what the text says is not read here, and could be anything.
         """
-        return self._named if _LIKE_JSON.match(text) is not None else None
+        return self._named if encoded or _LIKE_JSON.match(text) is not None else None
 
     def in_json(self, text: bytes, start: int, nth: int, *, sole: bool) -> list[Hit]:
         """What is marked in a JSON text, the value of the nth pair of the name; `start` is where it begins.

@@ -1,7 +1,7 @@
 """Forms: which pairs a mark selects, how a text stands for a value, and that frameworks see what we see."""
 
 import json
-from urllib.parse import quote_plus
+from urllib.parse import quote, quote_plus
 
 import pytest
 from fields.flowing import exchange, is_no_token, place, request, response, seal, unseal
@@ -73,7 +73,19 @@ def test_a_mark_of_what_a_form_has_not_selects_nothing(mark):
     assert opened(decrypt(mark), b"ssn=a&customer=b&people=c") == b"ssn=a&customer=b&people=c"
 
 
-@pytest.mark.parametrize("text", [b'{"ssn":1}', b"%7B%22ssn%22:1}", b"+[1]", b"%EF%BB%BF{"])
+BLANKS = [char for char in map(chr, range(0x110000)) if char.isspace()]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"ssn":1}',
+        b"%7B%22ssn%22:1}",
+        b"+[1]",
+        b"%EF%BB%BF{",
+        pytest.param(quote("".join(BLANKS)).encode() + b"{", id="behind all that Python strips"),
+    ],
+)
 def test_a_text_that_an_app_could_read_as_json_with_a_mark_inside_is_refused(text):
     refusal = request(decrypt("$.customer.ssn"), b"a=1&customer=" + text, headers=FORM).refusal
     assert (refusal.code, refusal.where) == ("payload_malformed", "$.customer.ssn")
@@ -123,6 +135,8 @@ def test_a_token_in_its_place_stays_as_it_was_spelled():
         (b"\xc3\xa9=1", "payload_malformed", None),
         (b'{"ssn":"plain"}', "payload_malformed", None),
         (b'\xef\xbb\xbf [{"ssn":"plain"}]', "payload_malformed", None),
+        (' {"ssn":"plain"}'.encode("utf-16-be"), "payload_malformed", None),
+        ('{"ssn":"plain"}'.encode("utf-32-be"), "payload_malformed", None),
         (b"a&" * (1 << 14), "payload_too_large", "fields"),
     ],
 )
