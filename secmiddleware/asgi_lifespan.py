@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from secmiddleware.asgi_loops import aside
 from secmiddleware.errors import SecMiddlewareError
 from secmiddleware.scopes import App, Message, Receive, Scope, Send
 
@@ -58,9 +57,9 @@ class Lifespan:
             await self._app_lifespan()
             if not self._failed:
                 await self._finish_for_the_app()
-            await aside(self._stop)  # it waits for a thread, which is not for the loop to do
         finally:
-            self._stop()  # where this was cancelled, or something raised; else it is stopped
+            # On the loop, if it waits a little for a thread: servers that end cancel whoever waits for more.
+            self._stop()
         if self._raised is not None:
             raise self._raised
         if not self._failed and not self._ended:
@@ -97,5 +96,5 @@ class Lifespan:
                 self._failed = True
             case "lifespan.shutdown.complete" | "lifespan.shutdown.failed":
                 self._ended = True
-                await aside(self._stop)  # before the server hears of it and ends the process
+                self._stop()  # before the server hears of it and ends the process
         await self._send(message)

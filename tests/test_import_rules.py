@@ -73,7 +73,6 @@ NEIGHBOURS = {
     ("asgi_websocket", "asgi_loops"),  # asyncio's or trio's
     ("asgi_talk", "asgi_loops"),
     ("asgi_bodies", "asgi_loops"),
-    ("asgi_lifespan", "asgi_loops"),
     ("asgi_bodies", "asgi_websocket"),  # a refusal of a websocket is its denial
     ("wsgi", "wsgi_input"),  # the shell has the bodies driven
     ("wsgi", "wsgi_output"),

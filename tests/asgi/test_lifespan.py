@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -102,34 +101,6 @@ def test_it_is_started_before_the_app_and_stopped_after_it(manager: SecurityMana
 
     asyncio.run(life())
     assert app.notes == [("startup", True), ("shutdown", True)]
-
-
-@pytest.mark.parametrize("speaks", [True, False])
-def test_what_ends_with_the_server_is_waited_for_beside_the_loop(
-    manager: SecurityManager, monkeypatch: pytest.MonkeyPatch, speaks: bool
-) -> None:
-    stop, threads = manager.stop, []
-
-    def noted() -> None:
-        if manager.running:
-            threads.append(threading.get_ident())
-        stop()
-
-    monkeypatch.setattr(manager, "stop", noted)
-
-    async def deaf(scope: Any, receive: Any, send: Any) -> None:
-        assert scope["type"] != "lifespan"
-
-    async def life() -> None:
-        server = Lifespan(protected(Living(manager) if speaks else deaf, manager), manager)
-        await server.say("startup")
-        await server.say("shutdown")
-        await asyncio.wait({server.task})
-        assert server.running == [True, False][: 2 if speaks else 1]
-
-    asyncio.run(life())
-    assert len(threads) == 1
-    assert threads != [threading.get_ident()]
 
 
 def test_a_shell_lives_as_often_as_it_is_started(manager: SecurityManager) -> None:
