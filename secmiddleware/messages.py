@@ -44,7 +44,7 @@ def message(kind: type[_T]) -> type[_T]:
     """A slotted dataclass that nobody changes, for what is made anew in every exchange.
 
     It is the type checker that holds it frozen: what is frozen at run time, too, takes a microsecond more to
-    make where it has ten fields. What outlives an exchange, as an `Identity` does, is frozen for good.
+    make where it has ten fields. An `Identity`, which apps are given, is frozen for good.
     """
     return dataclass(slots=True, unsafe_hash=True)(kind)
 

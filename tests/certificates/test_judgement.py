@@ -693,6 +693,17 @@ def test_what_is_kept_is_bounded_and_the_verdicts_stay_right(monkeypatch):
     assert all(isinstance(judging.judge(leaf, NOW), Judged) for leaf in leaves)
 
 
+def test_what_is_sent_along_is_held_by_its_digest_where_it_is_large_and_nobody_passes_by_that():
+    more = [(raw("1.2.3.4", b"\x04\x82\x20\0" + bytes(0x2000)), False)]
+    large, judging = strict_ca("large", CA, more=more), trust()
+    leaf = strict_leaf(large)
+    assert code(judging.judge(presented(leaf, large), NOW)) is None
+    [(kept, *along)] = judging._kept
+    assert (kept, sum(map(len, along))) == (leaf.der, 64)
+    for digest in (hashlib.sha256(large.der).digest(), hashlib.sha256(large.der).hexdigest().encode()):
+        assert code(judging.judge(Presented(leaf.der, (digest,)), NOW)) == "certificate_malformed"
+
+
 def test_a_verdict_is_kept_with_the_connection_and_found_from_another(monkeypatch):
     judging, first = trust(), presented(GOOD, CA)
     verdict = judging.judge(first, NOW)
